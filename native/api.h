@@ -44,7 +44,8 @@ enum { SS_CREATE = 1, SS_EXCLUSIVE = 2, SS_PERSISTENT = 4, SS_BY_SLOT = 8 };
 struct ss_attach {
     int fd;                 /* in: opened read-write; the caller keeps and closes it */
     const char *shm_name;   /* in: what shm_open was given, "/shmsync-..." */
-    uint32_t engine;        /* in: enum ss_engine */
+    uint32_t engine;        /* in: enum ss_engine that the segment must have, or SS_ENGINE_ANY */
+    uint32_t new_engine;    /* in: enum ss_engine of a new segment */
     uint32_t capacity;      /* in: objects, for a new segment */
     uint32_t threads;       /* in: threads, for a new segment */
     uint32_t mode;          /* in: permission bits, for a new segment, and what the caller accepts */

@@ -23,6 +23,7 @@ def module(name: str, seam: str) -> FFI:
         depends=HEADERS,
         include_dirs=[str(NATIVE / seam), str(NATIVE)],
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
+        libraries=["rt"],  # shm_open, before glibc 2.34
         extra_link_args=["-pthread"],
         py_limited_api=True,
     )

@@ -40,8 +40,7 @@
  *     control           undo_length        144     4  gate
  *     control           undo               192  1024  gate
  *     control                             1216        (size of the struct)
- *     undo_entry        offset               0     4  gate
- *     undo_entry        width                4     4  gate
+ *     undo_entry        where                0     8  gate
  *     undo_entry        old                  8     8  gate
  *     undo_entry                            16        (size of the struct)
  *     process_slot      state                0     4  gate, undo log
@@ -67,7 +66,8 @@
  *     object            name_length         28     4  gate, undo log
  *     object                                64        (size of the struct)
  *
- * Bytes that no field covers are padding, zero.
+ * Bytes that no field covers are padding, zero. So is a fresh file: links (`objects_free`, `next`, buckets) hold
+ * index + 1, and 0 ends a chain. The header's fields up to `flags` keep their places in every version.
  *
  * Byte-range locks on the file (open file description locks; the kernel drops them with their holder, and
  * the bytes need not exist):
@@ -138,8 +138,7 @@ struct header {
 /* Undo log: `undo_length` entries are valid. An entry is complete before the length covers it, and the length
  * covers it before the word changes; length 0 is the commit (gate.c). */
 struct undo_entry {
-    shared32 offset; /* of the word, from the beginning of the segment */
-    shared32 width;  /* 4 or 8 */
+    shared64 where; /* offset of the word from the beginning of the segment, + 1 for a 64-bit word */
     shared64 old;
 };
 
@@ -147,7 +146,7 @@ struct control {
     robust_mutex gate;        /* protects everything marked "gate" */
     robust_mutex server;      /* held by the one sweeper that sweeps */
     shared32 objects_fresh;   /* slots from here on were never used */
-    shared32 objects_free;    /* list of freed slots through `next`, or SS_NONE */
+    shared32 objects_free;    /* link to the freed slots, chained through `next` */
     shared32 threads_fresh;   /* slots from here on were never used */
     shared32 processes_fresh; /* slots from here on were never used */
     shared32 undo_length;
@@ -201,7 +200,7 @@ struct object {
     shared32 kind;        /* SS_FREE while the slot is on the free list */
     shared32 generation;  /* goes up when the slot is freed */
     shared32 users;       /* processes that have it open = bits in the open sets */
-    shared32 next;        /* free list, or chain of a bucket */
+    shared32 next;        /* link: free list, or chain of a bucket */
     shared32 hash;        /* of the name */
     shared32 name_length; /* 0: anonymous, in no chain */
     uint8_t padding[32];

@@ -1,0 +1,55 @@
+/* What an engine is: the operations of ntsync on objects in a segment. */
+#ifndef SS_ENGINE_H
+#define SS_ENGINE_H
+
+#include "owner.h"
+#include "segment.h"
+
+/* One wait, checked: the objects are of this segment, open, and of the kind that their handles say. */
+struct wait {
+    struct ss_namespace *ns;
+    struct registration *self;
+    struct object *objects[SS_WAIT_MAX];
+    uint32_t kinds[SS_WAIT_MAX];      /* enum ss_kind, of the handles: immune to the segment */
+    uint32_t indexes[SS_WAIT_MAX + 1];/* of the objects, then of the alert */
+    uint32_t count;
+    struct object *alert;             /* or NULL */
+    uint32_t alert_kind;
+    uint32_t kind;                    /* SS_WAIT_ANY or SS_WAIT_ALL, to publish */
+    bool published;                   /* others can see what this thread waits on */
+    uint64_t deadline_ns;             /* 0 polls */
+    uint32_t index;                   /* out */
+    uint64_t abandoned;               /* out: bit i: objects[i] was an abandoned mutex */
+};
+
+/* All functions return -errno on failure and change nothing then. `owner` is an owner id. The engine may be
+ * called by many threads and processes at once; only `kill` is called under the gate. */
+struct engine {
+    uint32_t id;      /* enum ss_engine */
+    bool sweeps;      /* wants a sweeper thread in every process (sweeper.c) */
+    int (*probe)(void); /* 0, or why it cannot work here: -ENOSYS */
+    void (*init)(struct object *object, const struct ss_state *initial);
+    void (*read)(const struct object *object, uint32_t kind, struct ss_state *state);
+    int64_t (*semaphore_release)(struct object *object, uint32_t count);
+    int64_t (*mutex_unlock)(struct object *object, uint32_t owner);
+    int64_t (*mutex_kill)(struct object *object, uint32_t owner);
+    int64_t (*event_set)(struct object *object);
+    int64_t (*event_reset)(struct object *object);
+    int64_t (*event_pulse)(struct object *object);
+    int (*wait_any)(struct wait *wait); /* 0, -ETIMEDOUT, -EINTR */
+    int (*wait_all)(struct wait *wait);
+};
+
+extern const struct engine engine_fsync;
+
+/* By number; NULL if there is none. */
+const struct engine *engine_by_id(uint32_t id);
+
+/* To be called before a sleep, once or again; handle.c withdraws it when the wait is over. */
+void wait_publish(struct wait *wait);
+
+/* The sweeper (sweeper.c), for engines that want one: registry lock held. */
+int sweeper_start(struct ss_namespace *ns); /* 0, or -EAGAIN; does nothing if it runs */
+void sweeper_stop(struct ss_namespace *ns);
+
+#endif

@@ -1,0 +1,551 @@
+/* Handles and the calls on them: what stands between Python and the engines. Arguments are checked here, in front
+ * of every engine; a call in flight keeps its object alive, whatever other threads close meanwhile.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "handle.h"
+
+#include "engine.h"
+
+static bool is_event(uint32_t kind)
+{
+    return kind == SS_AUTO_EVENT || kind == SS_MANUAL_EVENT;
+}
+
+/* ---- opening and closing ---- */
+
+static struct ss_handle *handle_new(struct ss_namespace *ns, uint32_t index)
+{
+    const struct object *object = segment_object(ns, index);
+    struct ss_handle *handle = calloc(1, sizeof *handle);
+
+    if (handle == NULL)
+        return NULL;
+    handle->ns = ns;
+    handle->index = index;
+    handle->generation = load32_relaxed(&object->generation);
+    handle->kind = load32_relaxed(&object->kind);
+    handle->link = &ns->handles;
+    handle->next = ns->handles;
+    if (ns->handles != NULL)
+        ns->handles->link = &handle->next;
+    ns->handles = handle;
+    ns->attachments++;
+    ns->open_counts[index]++;
+    return handle;
+}
+
+/* Gives back what a closed handle without calls holds. Registry lock and gate held. The caller takes care of
+ * ns->attachments. */
+static void give_up(struct ss_handle *handle)
+{
+    struct ss_namespace *ns = handle->ns;
+
+    if (--ns->open_counts[handle->index] == 0 && ns->process != SS_NONE)
+        directory_close(ns, ns->process, handle->index);
+    *handle->link = handle->next;
+    if (handle->next != NULL)
+        handle->next->link = handle->link;
+    handle->link = NULL;
+    if (handle->late)
+        ns->closed_handles--;
+    if (handle->orphan)
+        free(handle);
+}
+
+/* The same for those that could not get the gate when it was their turn. */
+static void give_up_late_ones(struct ss_namespace *ns)
+{
+    struct ss_handle *handle = ns->handles;
+
+    while (ns->closed_handles > 0 && handle != NULL) {
+        struct ss_handle *next = handle->next;
+
+        if (handle->late) {
+            give_up(handle);
+            ns->attachments--; /* never to 0: the caller has one */
+        }
+        handle = next;
+    }
+}
+
+static int release(struct ss_handle *handle)
+{
+    struct ss_namespace *ns;
+    int rc = 0;
+
+    registry_lock();
+    if (handle->link != NULL) {
+        ns = handle->ns;
+        rc = gate_lock(ns);
+        if (rc == 0) {
+            give_up(handle);
+            give_up_late_ones(ns);
+            gate_unlock(ns);
+            segment_drop(ns); /* the namespace may be gone after this */
+        } else if (!handle->late) {
+            handle->late = true;
+            ns->closed_handles++;
+        }
+    }
+    registry_unlock();
+    return rc;
+}
+
+/* Again after -EINTR is fine, and so is closing twice. */
+int ss_close(struct ss_handle *handle)
+{
+    unsigned before = atomic_fetch_or(&handle->state, HANDLE_CLOSED);
+
+    return (before & ~HANDLE_CLOSED) == 0 ? release(handle) : 0;
+}
+
+void ss_handle_free(struct ss_handle *handle)
+{
+    registry_lock();
+    if (handle->link == NULL)
+        free(handle);
+    else
+        handle->orphan = true;
+    registry_unlock();
+}
+
+void handles_after_fork(struct ss_namespace *ns)
+{
+    for (struct ss_handle *handle = ns->handles; handle != NULL; handle = handle->next) {
+        unsigned state = atomic_load(&handle->state);
+
+        if ((state & HANDLE_CLOSED) && !handle->late) {
+            handle->late = true;
+            ns->closed_handles++;
+        }
+        atomic_store(&handle->state, state & HANDLE_CLOSED);
+    }
+}
+
+/* Finds the object that a request means. 0, or -errno with the kind that is there in request->kind. */
+static int find(struct ss_namespace *ns, struct ss_open *request, uint32_t *index)
+{
+    const struct object *object;
+    int rc;
+
+    if (request->flags & SS_BY_SLOT) {
+        *index = request->index;
+        if (request->index >= ns->geometry.capacity)
+            return -ENOENT;
+    } else if (request->name_length == 0) {
+        return -ENOENT;
+    } else {
+        rc = directory_find(ns, request->name, request->name_length, index);
+        if (rc < 0)
+            return rc;
+    }
+    object = segment_object(ns, *index);
+    request->kind = load32_relaxed(&object->kind);
+    if (request->kind < SS_SEMAPHORE || request->kind > SS_MANUAL_EVENT)
+        return request->flags & SS_BY_SLOT ? -ENOENT : -EBADMSG;
+    if ((request->flags & SS_BY_SLOT) && load32_relaxed(&object->generation) != request->generation)
+        return -ENOENT;
+    return 0;
+}
+
+/* As find, but an object whose users are all dead is gone. */
+static int find_living(struct ss_namespace *ns, struct ss_open *request, uint32_t *index)
+{
+    int rc = find(ns, request, index);
+
+    if (rc < 0 || owner_object_in_use(ns, *index))
+        return rc;
+    owner_reap_threads(ns);
+    owner_reap_processes(ns);
+    rc = find(ns, request, index);
+    if (rc == 0) {
+        directory_free_if_unused(ns, *index); /* its last user was killed while he freed it */
+        rc = find(ns, request, index);
+    }
+    return rc;
+}
+
+static bool kind_fits(uint32_t wanted, uint32_t found)
+{
+    return wanted == SS_FREE || wanted == found || (is_event(wanted) && is_event(found));
+}
+
+static int create(struct ss_namespace *ns, struct ss_open *request, uint32_t owner, uint32_t *index)
+{
+    int rc = directory_create(ns, request, owner, index);
+
+    if (rc == -ENOSPC) {
+        owner_reap_threads(ns);
+        owner_reap_processes(ns);
+        rc = directory_create(ns, request, owner, index);
+    }
+    request->created = rc == 0;
+    return rc;
+}
+
+/* Gate held. */
+static int find_or_create(struct ss_namespace *ns, struct ss_open *request, uint32_t owner, uint32_t *index)
+{
+    int rc = find_living(ns, request, index);
+
+    if (rc == -ENOENT && (request->flags & SS_CREATE))
+        return create(ns, request, owner, index);
+    if (rc < 0)
+        return rc;
+    if (!kind_fits(request->initial.kind, request->kind))
+        return -EPROTOTYPE;
+    if (request->flags & SS_EXCLUSIVE)
+        return -EEXIST;
+    directory_open(ns, ns->process, *index);
+    return 0;
+}
+
+static int open_locked(struct ss_open *request)
+{
+    struct ss_namespace *ns = request->ns;
+    struct registration *self = NULL;
+    uint32_t index = 0;
+    int rc = 0;
+
+    if (ns->process == SS_NONE)
+        return -EUSERS; /* forked when all process slots were taken */
+    if (request->owned)
+        self = owner_registered(ns);
+    rc = gate_lock(ns);
+    if (rc < 0)
+        return rc;
+    give_up_late_ones(ns);
+    rc = find_or_create(ns, request, self != NULL ? self->id : 0, &index);
+    if (rc == 0) {
+        request->index = index;
+        request->generation = load32_relaxed(&segment_object(ns, index)->generation);
+        request->kind = load32_relaxed(&segment_object(ns, index)->kind);
+        request->handle = handle_new(ns, index);
+        if (request->handle == NULL) {
+            directory_close(ns, ns->process, index);
+            rc = -ENOMEM;
+        }
+    }
+    gate_unlock(ns);
+    return rc;
+}
+
+int ss_open(struct ss_open *request)
+{
+    struct registration *self;
+    int rc = 0;
+
+    request->handle = NULL;
+    request->created = request->kind = 0;
+    if (request->name_length > SS_NAME_MAX)
+        return -EINVAL;
+    if (request->flags & SS_CREATE)
+        rc = ss_object_check(&request->initial);
+    if (rc == 0 && request->owned)
+        rc = owner_register(request->ns, &self); /* outside the locks that registering takes */
+    if (rc < 0)
+        return rc;
+    registry_lock();
+    rc = open_locked(request);
+    registry_unlock();
+    return rc;
+}
+
+/* ---- calls in flight ---- */
+
+static struct object *object_of(const struct ss_handle *handle)
+{
+    return segment_object(handle->ns, handle->index);
+}
+
+/* Begins a call: the object stays as long as it is in flight. */
+static int enter(struct ss_handle *handle)
+{
+    unsigned state = atomic_load(&handle->state);
+
+    do {
+        if (state & HANDLE_CLOSED)
+            return -EBADF;
+    } while (!atomic_compare_exchange_weak(&handle->state, &state, state + 1));
+    return 0;
+}
+
+static void leave(struct ss_handle *handle)
+{
+    if (atomic_fetch_sub(&handle->state, 1) == (HANDLE_CLOSED | 1))
+        release(handle); /* closed while we were in it */
+}
+
+/* Is the object still what the handle was opened for, and is this process one of the segment's? */
+static int check(const struct ss_handle *handle)
+{
+    if (handle->ns->process == SS_NONE)
+        return -EUSERS;
+    return load32_relaxed(&object_of(handle)->kind) == handle->kind ? 0 : -EBADMSG;
+}
+
+static int begin(struct ss_handle *handle, bool right_kind)
+{
+    int rc = right_kind ? enter(handle) : -EPROTOTYPE;
+
+    if (rc < 0)
+        return rc;
+    rc = check(handle);
+    if (rc < 0)
+        leave(handle);
+    return rc;
+}
+
+int64_t ss_semaphore_release(struct ss_handle *handle, uint32_t count)
+{
+    int64_t result = begin(handle, handle->kind == SS_SEMAPHORE);
+
+    if (result < 0)
+        return result;
+    result = count < 1 || count > SS_COUNT_MAX
+                 ? -EINVAL
+                 : handle->ns->engine->semaphore_release(object_of(handle), count);
+    leave(handle);
+    return result;
+}
+
+int64_t ss_mutex_release(struct ss_handle *handle)
+{
+    int64_t result = begin(handle, handle->kind == SS_MUTEX);
+    struct registration *self;
+
+    if (result < 0)
+        return result;
+    self = owner_registered(handle->ns);
+    result = self == NULL ? -EPERM : handle->ns->engine->mutex_unlock(object_of(handle), self->id);
+    leave(handle);
+    return result;
+}
+
+int64_t ss_event_set(struct ss_handle *handle)
+{
+    int64_t result = begin(handle, is_event(handle->kind));
+
+    if (result < 0)
+        return result;
+    result = handle->ns->engine->event_set(object_of(handle));
+    leave(handle);
+    return result;
+}
+
+int64_t ss_event_reset(struct ss_handle *handle)
+{
+    int64_t result = begin(handle, is_event(handle->kind));
+
+    if (result < 0)
+        return result;
+    result = handle->ns->engine->event_reset(object_of(handle));
+    leave(handle);
+    return result;
+}
+
+int64_t ss_event_pulse(struct ss_handle *handle)
+{
+    int64_t result = begin(handle, is_event(handle->kind));
+
+    if (result < 0)
+        return result;
+    result = handle->ns->engine->event_pulse(object_of(handle));
+    leave(handle);
+    return result;
+}
+
+int ss_read(struct ss_handle *handle, struct ss_state *state)
+{
+    int rc = begin(handle, true);
+
+    if (rc < 0)
+        return rc;
+    handle->ns->engine->read(object_of(handle), handle->kind, state);
+    leave(handle);
+    return 0;
+}
+
+/* ---- waiting ---- */
+
+static int check_arguments(const struct ss_wait *request)
+{
+    const struct ss_namespace *ns;
+
+    if (request->count < 1 || request->count > SS_WAIT_MAX)
+        return -E2BIG;
+    ns = request->handles[0]->ns;
+    for (uint32_t i = 0; i < request->count; i++) {
+        const struct ss_handle *handle = request->handles[i];
+
+        if (handle->ns != ns)
+            return -EINVAL;
+        for (uint32_t other = 0; request->all && other < i; other++) {
+            if (request->handles[other]->index == handle->index)
+                return -EINVAL; /* one object cannot be taken twice at one instant */
+        }
+        if (request->all && request->alert != NULL && request->alert->index == handle->index)
+            return -EINVAL;
+    }
+    if (request->alert != NULL && !is_event(request->alert->kind))
+        return -EPROTOTYPE;
+    if (request->alert != NULL && request->alert->ns != ns)
+        return -EINVAL;
+    return request->signal != NULL && request->signal->ns != ns ? -EINVAL : 0;
+}
+
+/* All handles of a wait, in the order of wait.indexes, then the signal. */
+static struct ss_handle *member(const struct ss_wait *request, uint32_t i)
+{
+    if (i < request->count)
+        return request->handles[i];
+    return i == request->count ? request->alert : request->signal;
+}
+
+static int enter_members(const struct ss_wait *request)
+{
+    int rc = 0;
+    uint32_t i;
+
+    for (i = 0; rc == 0 && i < request->count + 2; i++) {
+        if (member(request, i) != NULL)
+            rc = begin(member(request, i), true);
+    }
+    if (rc == 0)
+        return 0;
+    while (i-- > 1) { /* the last one refused */
+        if (member(request, i - 1) != NULL)
+            leave(member(request, i - 1));
+    }
+    return rc;
+}
+
+static void leave_members(const struct ss_wait *request, struct ss_handle *signal)
+{
+    for (uint32_t i = 0; i < request->count; i++)
+        leave(request->handles[i]);
+    if (request->alert != NULL)
+        leave(request->alert);
+    if (signal != NULL)
+        leave(signal);
+}
+
+static void describe_wait(const struct ss_wait *request, struct wait *wait)
+{
+    wait->ns = request->handles[0]->ns;
+    wait->count = request->count;
+    wait->kind = request->all ? SS_WAIT_ALL : SS_WAIT_ANY;
+    wait->published = false;
+    wait->deadline_ns = request->deadline_ns;
+    wait->index = 0;
+    wait->abandoned = 0;
+    for (uint32_t i = 0; i < request->count; i++) {
+        wait->objects[i] = object_of(request->handles[i]);
+        wait->kinds[i] = request->handles[i]->kind;
+        wait->indexes[i] = request->handles[i]->index;
+    }
+    wait->alert = NULL;
+    if (request->alert != NULL) {
+        wait->alert = object_of(request->alert);
+        wait->alert_kind = request->alert->kind;
+        wait->indexes[request->count] = request->alert->index;
+    }
+}
+
+void wait_publish(struct wait *wait)
+{
+    if (wait->published)
+        return;
+    owner_publish_wait(wait->self, wait->kind, wait->indexes, wait->count + (wait->alert != NULL));
+    wait->published = true;
+}
+
+/* The signal of a signal-and-wait: whatever that means for its kind. */
+static int64_t signal_once(struct ss_handle *handle, uint32_t owner)
+{
+    const struct engine *engine = handle->ns->engine;
+
+    if (handle->kind == SS_SEMAPHORE)
+        return engine->semaphore_release(object_of(handle), 1);
+    if (handle->kind == SS_MUTEX)
+        return engine->mutex_unlock(object_of(handle), owner);
+    return engine->event_set(object_of(handle));
+}
+
+static int wait_entered(struct ss_wait *request)
+{
+    struct wait wait;
+    int64_t rc;
+
+    describe_wait(request, &wait);
+    rc = owner_register(wait.ns, &wait.self);
+    if (rc == 0 && request->signal != NULL) {
+        rc = signal_once(request->signal, wait.self->id);
+        request->signal = NULL; /* once, even if the wait is interrupted and called again */
+    }
+    if (rc < 0)
+        return (int)rc;
+    rc = request->all ? wait.ns->engine->wait_all(&wait) : wait.ns->engine->wait_any(&wait);
+    if (rc == 0) {
+        request->index = wait.index;
+        request->abandoned = wait.abandoned;
+        request->taken = 1;
+    }
+    if (wait.published)
+        owner_withdraw_wait(wait.self);
+    return (int)rc;
+}
+
+int ss_wait(struct ss_wait *request)
+{
+    struct ss_handle *signal = request->signal;
+    int rc = check_arguments(request);
+
+    request->taken = 0;
+    if (rc == 0)
+        rc = enter_members(request);
+    if (rc < 0)
+        return rc;
+    rc = wait_entered(request);
+    leave_members(request, signal);
+    return rc;
+}
+
+/* Puts one taken object back as it was. */
+static void give_back(struct ss_handle *handle, bool abandoned)
+{
+    struct registration *self = owner_registered(handle->ns);
+    const struct engine *engine = handle->ns->engine;
+
+    if (begin(handle, true) < 0)
+        return; /* closed by another thread meanwhile */
+    if (handle->kind == SS_SEMAPHORE)
+        engine->semaphore_release(object_of(handle), 1);
+    else if (handle->kind == SS_AUTO_EVENT)
+        engine->event_set(object_of(handle));
+    else if (handle->kind == SS_MUTEX && self != NULL && abandoned)
+        engine->mutex_kill(object_of(handle), self->id); /* its next owner is still to be told */
+    else if (handle->kind == SS_MUTEX && self != NULL)
+        engine->mutex_unlock(object_of(handle), self->id);
+    leave(handle);
+}
+
+int ss_wait_undo(struct ss_wait *request)
+{
+    if (!request->taken)
+        return 0;
+    request->taken = 0;
+    if (request->index == request->count) {
+        give_back(request->alert, false);
+    } else if (!request->all) {
+        give_back(request->handles[request->index], request->abandoned != 0);
+    } else {
+        for (uint32_t i = 0; i < request->count; i++)
+            give_back(request->handles[i], request->abandoned >> i & 1);
+    }
+    return 1;
+}

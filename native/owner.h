@@ -1,0 +1,60 @@
+/* Who owns and who lives: thread slots, process slots, and the reaping of dead ones. */
+#ifndef SS_OWNER_H
+#define SS_OWNER_H
+
+#include "segment.h"
+
+/* An owner id is 29 bits: generation << 16 | slot. Never 0 (the generation is at least 1), never ~0. Unlike a
+ * thread id of the kernel it is not given to another thread until its slot was reaped and 8,191 threads came
+ * and went in that slot. */
+#define SS_OWNER_SLOT_BITS 16
+#define SS_GENERATION_MAX 0x1fffu
+
+static inline uint32_t owner_id(uint32_t slot, uint32_t generation)
+{
+    return (generation & SS_GENERATION_MAX) << SS_OWNER_SLOT_BITS | slot;
+}
+
+static inline uint32_t owner_slot(uint32_t id)
+{
+    return id & 0xffffu;
+}
+
+/* What a thread knows of its own registration. */
+struct registration {
+    struct registration *next;
+    struct ss_namespace *ns;
+    uint32_t slot;
+    uint32_t id;
+};
+
+/* The calling thread's registration, made if need be. 0; -EINTR; -EUSERS: no free slot; -EBADMSG. */
+int owner_register(struct ss_namespace *ns, struct registration **out);
+/* The same if it exists already, else NULL. */
+struct registration *owner_registered(struct ss_namespace *ns);
+/* Ends the calling thread's registration if it owns no mutex. The caller waits on nothing: it is here. */
+int owner_deregister(struct ss_namespace *ns);
+/* Forgets all registrations of the calling thread: after fork, in the child. */
+void owner_forget_all(void);
+/* Any living thread of this process registered? Under the gate; reaps the dead ones it meets. */
+bool owner_any_of_process(struct ss_namespace *ns);
+
+/* Says what the calling thread is about to sleep on, and that it no longer does. */
+void owner_publish_wait(struct registration *self, uint32_t kind, const uint32_t *objects, uint32_t count);
+void owner_withdraw_wait(struct registration *self);
+
+/* Under the gate: reaps dead threads (their mutexes become abandoned), dead processes (their objects close). */
+void owner_reap_threads(struct ss_namespace *ns);
+void owner_reap_processes(struct ss_namespace *ns);
+/* Under the gate: does a living process have the object open, or a living thread own it? */
+bool owner_object_in_use(struct ss_namespace *ns, uint32_t index);
+
+/* Under the gate: takes a process slot and its byte, on a descriptor. 0, -EUSERS. */
+int owner_claim_process(struct ss_namespace *ns, int fd, uint32_t *slot);
+void owner_free_process(struct ss_namespace *ns, uint32_t slot);
+/* Opens for one process what another has open. */
+void owner_copy_open_set(struct ss_namespace *ns, uint32_t from, uint32_t to);
+/* Writes the calling process's pid and start time into its slot. */
+void owner_sign_process(struct ss_namespace *ns, uint32_t slot);
+
+#endif

@@ -1,0 +1,112 @@
+/* The sweeper: for engines whose waiters do not look after dead owners themselves.
+ *
+ * Every process that uses such a segment has one of these threads. They compete for the segment's server mutex;
+ * the one that holds it looks for dead threads every 50 ms and does nothing else, the others sleep until it dies
+ * or leaves. Between a death and its sweep there are at most 50 ms and the time that the sweep takes.
+ *
+ * The others sleep on the lock word of the server mutex and on their own stop word at once. The kernel, and the
+ * C library's unlock, wake one sleeper of a lock word if its waiters bit is set. So it is set before every such
+ * sleep, only by an exchange from a value that names a living holder (on a free word it would never be cleared);
+ * and a new holder sets it too, since the bit went with its predecessor while others may still sleep.
+ */
+#define _GNU_SOURCE
+#include <signal.h>
+
+#include "engine.h"
+#include "futex.h"
+
+#define SWEEP_INTERVAL_NS (50 * NS_PER_MS)
+#define SWEEPER_STACK_BYTES (256 * 1024)
+
+static bool asked_to_stop(struct ss_namespace *ns)
+{
+    return load32_acquire(&ns->sweeper_stop) != 0; /* pairs with the store in sweeper_stop */
+}
+
+static void sweep_until_stopped(struct ss_namespace *ns)
+{
+    const struct futex_sleep nap = {&ns->sweeper_stop, 0};
+
+    while (!asked_to_stop(ns)) {
+        if (gate_lock(ns) == 0) {
+            owner_reap_threads(ns);
+            gate_unlock(ns);
+        }
+        futex_waitv(&nap, 1, clock_now_ns() + SWEEP_INTERVAL_NS);
+    }
+}
+
+/* Sets the waiters bit of a held lock word. Returns what is there now, or 0 if nobody living holds it. */
+static uint32_t announce_sleep(shared32 *word)
+{
+    for (;;) {
+        uint32_t value = load32_acquire(word);
+
+        if ((value & ROBUST_TID_MASK) == 0 || (value & ROBUST_OWNER_DIED))
+            return 0;
+        if ((value & ROBUST_WAITERS) || cas32_acq_rel(word, value, value | ROBUST_WAITERS) == value)
+            return value | ROBUST_WAITERS;
+    }
+}
+
+static void sleep_until_free(struct ss_namespace *ns, robust_mutex *server)
+{
+    struct futex_sleep sleeps[2] = {{robust_word(server), 0}, {&ns->sweeper_stop, 0}};
+
+    sleeps[0].expected = announce_sleep(robust_word(server));
+    if (sleeps[0].expected != 0)
+        futex_waitv(sleeps, 2, SS_FOREVER);
+}
+
+static void *sweeper_main(void *argument)
+{
+    struct ss_namespace *ns = argument;
+    robust_mutex *server = &segment_control(ns)->server;
+
+    while (!asked_to_stop(ns)) {
+        int rc = robust_trylock(server);
+
+        if (rc == -EOWNERDEAD)
+            rc = robust_consistent(server); /* it protects no state of its own */
+        if (rc == -EBUSY) {
+            sleep_until_free(ns, server);
+            continue;
+        }
+        if (rc < 0)
+            break; /* damaged: every call on the segment says so */
+        announce_sleep(robust_word(server));
+        sweep_until_stopped(ns);
+        robust_unlock(server);
+    }
+    return NULL;
+}
+
+int sweeper_start(struct ss_namespace *ns)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int rc;
+
+    if (ns->sweeper_running)
+        return 0;
+    store32_relaxed(&ns->sweeper_stop, 0);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, SWEEPER_STACK_BYTES);
+    sigfillset(&all); /* signals are for the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&ns->sweeper, &attributes, sweeper_main, ns);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    ns->sweeper_running = rc == 0;
+    return rc == 0 ? 0 : -ENOMEM;
+}
+
+void sweeper_stop(struct ss_namespace *ns)
+{
+    if (!ns->sweeper_running)
+        return;
+    store32_release(&ns->sweeper_stop, 1);
+    futex_wake(&ns->sweeper_stop, 1);
+    pthread_join(ns->sweeper, NULL);
+    ns->sweeper_running = false;
+}
