@@ -192,8 +192,15 @@ static bool try_object(struct wait *wait, uint32_t i, uint64_t *expected)
 
 /* ---- sleeping ---- */
 
+/* Since when this call has been at it; not asked for by a wait that succeeds at once. */
+static void start_clock(uint64_t *busy_since_ns)
+{
+    if (*busy_since_ns == 0)
+        *busy_since_ns = clock_now_ns();
+}
+
 /* Sleeps on some words, and on the alert. 0: look again; -ETIMEDOUT; -EINTR. */
-static int sleep_on(struct wait *wait, struct futex_sleep *sleeps, uint32_t count, uint64_t entered_ns)
+static int sleep_on(struct wait *wait, struct futex_sleep *sleeps, uint32_t count, uint64_t *busy_since_ns)
 {
     int rc;
 
@@ -202,11 +209,12 @@ static int sleep_on(struct wait *wait, struct futex_sleep *sleeps, uint32_t coun
     if (wait->alert != NULL)
         sleeps[count++] = (struct futex_sleep){&wait->alert->word0, 0};
     wait_publish(wait);
+    start_clock(busy_since_ns);
     rc = futex_waitv(sleeps, count, wait->deadline_ns);
     if (rc == -ETIMEDOUT || rc == -EINTR)
         return rc; /* F32: no last look */
     /* Whatever else came of it means "look again", and nobody asks how late it is (F11, F15). */
-    return clock_now_ns() - entered_ns > BUSY_LIMIT_NS ? -EINTR : 0;
+    return clock_now_ns() - *busy_since_ns > BUSY_LIMIT_NS ? -EINTR : 0;
 }
 
 static bool alerted(struct wait *wait)
@@ -224,7 +232,7 @@ static bool alerted(struct wait *wait)
 static int fsync_wait_any(struct wait *wait)
 {
     struct futex_sleep sleeps[FUTEX_SLEEP_MAX];
-    uint64_t entered_ns = wait->deadline_ns == 0 ? 0 : clock_now_ns();
+    uint64_t busy_since_ns = 0;
     int rc;
 
     do {
@@ -237,7 +245,7 @@ static int fsync_wait_any(struct wait *wait)
                 return 0;
             }
         }
-        rc = sleep_on(wait, sleeps, wait->count, entered_ns);
+        rc = sleep_on(wait, sleeps, wait->count, &busy_since_ns);
     } while (rc == 0);
     return rc;
 }
@@ -260,7 +268,7 @@ static bool looks_available(struct wait *wait, uint32_t i, uint64_t *expected)
 }
 
 /* Phase 1: sees each object available once, in turn, sleeping on those that are not (F13). */
-static int see_each_available(struct wait *wait, uint64_t entered_ns)
+static int see_each_available(struct wait *wait, uint64_t *busy_since_ns)
 {
     struct futex_sleep sleeps[2];
     int rc;
@@ -270,7 +278,7 @@ static int see_each_available(struct wait *wait, uint64_t entered_ns)
         while (!looks_available(wait, i, &sleeps[0].expected)) {
             if (alerted(wait))
                 return 1;
-            rc = sleep_on(wait, sleeps, 1, entered_ns);
+            rc = sleep_on(wait, sleeps, 1, busy_since_ns);
             if (rc < 0)
                 return rc;
         }
@@ -369,12 +377,12 @@ static void count_mutexes(struct wait *wait)
 
 static int fsync_wait_all(struct wait *wait)
 {
-    uint64_t entered_ns = clock_now_ns();
+    uint64_t busy_since_ns = 0;
 
     if (wait->count == 1)
         return fsync_wait_any(wait);
     for (;;) {
-        int rc = see_each_available(wait, entered_ns);
+        int rc = see_each_available(wait, &busy_since_ns);
 
         if (rc != 0)
             return rc < 0 ? rc : 0; /* 1: the alert ended it */
@@ -384,7 +392,8 @@ static int fsync_wait_all(struct wait *wait)
             return 0;
         }
         /* F14: two that roll back for each other go on for ever; F15: and for longer than was asked. */
-        if (clock_now_ns() - entered_ns > BUSY_LIMIT_NS)
+        start_clock(&busy_since_ns);
+        if (clock_now_ns() - busy_since_ns > BUSY_LIMIT_NS)
             return -EINTR;
     }
 }

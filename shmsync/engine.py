@@ -1,0 +1,109 @@
+"""Engines: what each one promises, and which there are. The algorithms themselves are in ``native/``.
+
+``python -m shmsync.engine`` prints the table of engines that the README shows.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from enum import Flag, auto
+
+from shmsync._native import lib
+
+
+class Semantics(Flag):
+    """What an engine keeps of NT's semantics under every interleaving. A missing flag is a declared
+    deviation: the conformance suite expects it, and the README's table shows it."""
+
+    ATOMIC_WAIT_ALL = auto()
+    EXACT_PULSE = auto()
+    FIFO = auto()
+    NO_BARGING = auto()
+    NO_LOST_WAKEUP = auto()
+    ONE_WAKEUP = auto()
+    ALERT_LAST = auto()
+    ABANDONED_IN_WAIT_ALL = auto()
+    RECURSION_LIMIT = auto()
+    TIMEOUT_HONOURED = auto()
+    KILL_SAFE = auto()
+
+
+#: What each flag means, in the words of the README's table.
+MEANING: dict[Semantics, str] = {
+    Semantics.ATOMIC_WAIT_ALL: "wait-all takes all objects at one instant, or none",
+    Semantics.EXACT_PULSE: "pulse, and set followed by reset, release exactly those who wait",
+    Semantics.FIFO: "waiters are served in the order of their arrival",
+    Semantics.NO_BARGING: "a release hands over: a newcomer cannot take what a waiter was woken for",
+    Semantics.NO_LOST_WAKEUP: "nobody sleeps beside an object that he could take",
+    Semantics.ONE_WAKEUP: "one token wakes one waiter",
+    Semantics.ALERT_LAST: "a signaled object wins over a signaled alert",
+    Semantics.ABANDONED_IN_WAIT_ALL: "wait-all takes an abandoned mutex and reports it",
+    Semantics.RECURSION_LIMIT: "a mutex at its recursion limit is not signaled, instead of wrapping",
+    Semantics.TIMEOUT_HONOURED: "a timeout ends every wait",
+    Semantics.KILL_SAFE: "kill -9 at any instruction loses and forges no token and no wake-up",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One algorithm under the common API.
+
+    ``number`` is its number in the segment's header, ``semantics`` what it promises, ``summary`` one
+    line for people.
+    """
+
+    name: str
+    number: int
+    semantics: Semantics
+    summary: str
+
+    def check(self) -> str | None:
+        """None if the engine works on this kernel and machine, else the reason why it does not."""
+        code = lib.ss_engine_probe(self.number)
+        if code == 0:
+            return None
+        if code == -errno.ENOSYS:
+            return "this kernel has no futex_waitv (Linux 5.16 or newer has it)"
+        return f"the native module answers {errno.errorcode.get(-code, code)}"
+
+
+def engines() -> dict[str, Engine]:
+    """All engines that this build knows, by name."""
+    from shmsync.engines import fsync
+
+    return {engine.name: engine for engine in (fsync.ENGINE,)}
+
+
+def by_name(name: str) -> Engine:
+    """The engine of that name; ``ValueError`` that lists the names if there is none."""
+    known = engines()
+    if name not in known:
+        raise ValueError(f"unknown engine {name!r}; this build has: {', '.join(known)}")
+    return known[name]
+
+
+def by_number(number: int) -> Engine | None:
+    """The engine with that number in a segment's header, or None."""
+    return next((engine for engine in engines().values() if engine.number == number), None)
+
+
+#: The engine of a new namespace for which none was asked for.
+DEFAULT = "fsync"
+
+
+def table() -> str:
+    """The engines and what they promise, as a Markdown table."""
+    known = engines()
+    lines = [
+        "| | " + " | ".join(f"`{name}`" for name in known) + " |",
+        "|---|" + "---|" * len(known),
+    ]
+    for flag, meaning in MEANING.items():
+        marks = ("yes" if flag in engine.semantics else "no" for engine in known.values())
+        lines.append(f"| {meaning} | " + " | ".join(marks) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,1 @@
+"""One module per engine: its name, and what it promises."""
