@@ -1,11 +1,12 @@
-"""Only what pyproject.toml cannot say: which script builds the C modules, and the tag of the wheel."""
+"""Only what pyproject.toml cannot say: which script builds the C modules, and the tag of the
+wheel."""
 
 import sysconfig
 
 from setuptools import setup
 
-# The module uses the limited API, so one wheel serves CPython 3.11 and later. The free-threaded build has
-# no limited API yet, and setuptools refuses the tag there.
+# The module uses the limited API, so one wheel serves CPython 3.11 and later. The free-threaded
+# build has no limited API yet, and setuptools refuses the tag there.
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 setup(

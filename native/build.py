@@ -6,14 +6,16 @@ from pathlib import Path
 
 from cffi import FFI
 
-# setuptools runs this file with the project's root as the current directory, and wants relative paths.
+# setuptools runs this file with the project's root as the current directory, and wants relative
+# paths.
 NATIVE = Path("native")
 SOURCES = sorted(str(path) for path in NATIVE.glob("*.c"))
 HEADERS = sorted(str(path) for path in NATIVE.glob("**/*.h"))
 
 
 def module(name: str, seam: str) -> FFI:
-    """A cffi module of all C sources, with the seam headers of one variant first on the include path."""
+    """A cffi module of all C sources, with the seam headers of one variant first on the include
+    path."""
     builder = FFI()
     builder.cdef((NATIVE / "api.h").read_text())
     builder.set_source(

@@ -6,9 +6,10 @@
     with ns.mutex("lock"):                   # like threading.RLock, between unrelated processes
         ...
 
-General layout: ``namespace`` is the way in by name, ``objects`` the handles, ``waiting`` the waits on one
-or many, ``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``inspect`` looks without
-touching, ``cli`` is the command ``shmsync``. The C in ``native/`` is ``shmsync._native``.
+General layout: ``namespace`` is the way in by name, ``objects`` the handles, ``waiting`` the waits
+on one or many, ``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``inspect``
+looks without touching, ``cli`` is the command ``shmsync``. The C in ``native/`` is
+``shmsync._native``.
 """
 
 from shmsync.errors import (

@@ -2,8 +2,8 @@
 
 from typing import Any, Final, TypeAlias
 
-# A pointer or struct of cffi. Its fields are those of the struct in native/api.h, which no type checker
-# can see.
+# A pointer or struct of cffi. Its fields are those of the struct in native/api.h, which no type
+# checker can see.
 CData: TypeAlias = Any
 
 class _FFI:

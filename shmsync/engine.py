@@ -1,4 +1,4 @@
-"""Engines: what each one promises, and which there are. The algorithms themselves are in ``native/``.
+"""Engines: which there are, and what each one promises. The algorithms are in ``native/``.
 
 ``python -m shmsync.engine`` prints the table of engines that the README shows.
 """
@@ -34,12 +34,12 @@ MEANING: dict[Semantics, str] = {
     Semantics.ATOMIC_WAIT_ALL: "wait-all takes all objects at one instant, or none",
     Semantics.EXACT_PULSE: "pulse, and set followed by reset, release exactly those who wait",
     Semantics.FIFO: "waiters are served in the order of their arrival",
-    Semantics.NO_BARGING: "a release hands over: a newcomer cannot take what a waiter was woken for",
+    Semantics.NO_BARGING: "a release hands over: no newcomer takes what a waiter was woken for",
     Semantics.NO_LOST_WAKEUP: "nobody sleeps beside an object that he could take",
     Semantics.ONE_WAKEUP: "one token wakes one waiter",
     Semantics.ALERT_LAST: "a signaled object wins over a signaled alert",
     Semantics.ABANDONED_IN_WAIT_ALL: "wait-all takes an abandoned mutex and reports it",
-    Semantics.RECURSION_LIMIT: "a mutex at its recursion limit is not signaled, instead of wrapping",
+    Semantics.RECURSION_LIMIT: "a mutex at its recursion limit is not signaled; it does not wrap",
     Semantics.TIMEOUT_HONOURED: "a timeout ends every wait",
     Semantics.KILL_SAFE: "kill -9 at any instruction loses and forges no token and no wake-up",
 }
@@ -49,8 +49,8 @@ MEANING: dict[Semantics, str] = {
 class Engine:
     """One algorithm under the common API.
 
-    ``number`` is its number in the segment's header, ``semantics`` what it promises, ``summary`` one
-    line for people.
+    ``number`` is its number in the segment's header, ``semantics`` what it promises, ``summary``
+    one line for people.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""Errors, each saying whose fault it is, and the one table that maps errno values from C to them."""
+"""Errors, each saying whose fault it is, and the one table that maps errno values from C to
+them."""
 
 from __future__ import annotations
 
@@ -9,13 +10,15 @@ import os
 class ShmSyncError(Exception):
     """Base of every error that shmsync raises on its own account.
 
-    Wrong arguments raise plain ``ValueError``, ``TypeError`` or ``OverflowError`` where ``threading``
-    does, and the operating system's refusals (no permission on the segment's file) stay ``OSError``.
+    Wrong arguments raise plain ``ValueError``, ``TypeError`` or ``OverflowError`` where
+    ``threading`` does, and the operating system's refusals (no permission on the segment's file)
+    stay ``OSError``.
     """
 
 
 class ClosedError(ShmSyncError, ValueError):
-    """You used a handle or namespace after closing it. Unlike ``BrokenError``, nothing is damaged."""
+    """You used a handle or namespace after closing it. Unlike ``BrokenError``, nothing is
+    damaged."""
 
 
 class NotOwnerError(ShmSyncError, RuntimeError):
@@ -25,7 +28,8 @@ class NotOwnerError(ShmSyncError, RuntimeError):
 
 class LimitError(ShmSyncError, ValueError):
     """Your call goes beyond a fixed limit: more than 64 handles in a wait, a release above a
-    semaphore's maximum (NT: ERROR_TOO_MANY_POSTS), a name of more than 200 bytes. Nothing changed."""
+    semaphore's maximum (NT: ERROR_TOO_MANY_POSTS), a name of more than 200 bytes. Nothing
+    changed."""
 
 
 class CapacityError(ShmSyncError, OSError):
@@ -41,7 +45,8 @@ class ExistsError(ShmSyncError, FileExistsError):
 
 
 class KindError(ShmSyncError, TypeError):
-    """The name belongs to an object of another kind, or the handle is of a kind that cannot do this."""
+    """The name belongs to an object of another kind, or the handle is of a kind that cannot do
+    this."""
 
 
 class UnsupportedError(ShmSyncError, OSError):
@@ -73,8 +78,8 @@ FROM_ERRNO: dict[int, tuple[type[ShmSyncError], str]] = {
 
 
 def from_errno(code: int, message: str | None = None, filename: str | None = None) -> Exception:
-    """The exception for a negative errno from C: ``code`` is -errno, ``message`` says it better than
-    the table if given. An errno outside the table becomes the operating system's own error."""
+    """The exception for a negative errno from C: ``code`` is -errno, ``message`` says it better
+    than the table if given. An errno outside the table becomes the operating system's own error."""
     number = -code
     entry = FROM_ERRNO.get(number)
     if entry is None:

@@ -71,8 +71,8 @@ def shm_name(name: str) -> str:
 
 
 def open_shm(name: str, *, create: bool) -> int:
-    """A read-write descriptor on a namespace's file, to be closed by the caller. With ``create``, an
-    empty file is made if there is none.
+    """A read-write descriptor on a namespace's file, to be closed by the caller. With ``create``,
+    an empty file is made if there is none.
 
     Raises ``NotFoundError``, ``BrokenError`` (something else has that name), ``PermissionError``.
     """
@@ -106,8 +106,9 @@ def _not_a_segment(name: str, error: OSError) -> OSError:
 
 
 def unlink(name: str) -> None:
-    """Removes a namespace's name, whoever uses it: they go on with what they have, and the next opener
-    gets a new one. (A namespace that is not persistent goes by itself with its last process.)
+    """Removes a namespace's name, whoever uses it: they go on with what they have, and the next
+    opener gets a new one. (A namespace that is not persistent goes by itself with its last
+    process.)
 
     Raises ``NotFoundError``, ``BrokenError`` if something else has that name, ``PermissionError``.
     """
@@ -206,31 +207,33 @@ _namespaces: weakref.WeakSet[Namespace] = weakref.WeakSet()
 
 
 class Namespace:
-    """A directory of objects in shared memory, which processes that know nothing of each other meet in
-    by its name.
+    """A directory of objects in shared memory, which processes that know nothing of each other meet
+    in by its name.
 
-    ``Namespace(name)`` creates it, or attaches to it if a living process uses it (or it is persistent).
+    ``Namespace(name)`` creates it, or attaches to it if a living process uses it (or it is
+    persistent).
 
     name: 1 to 200 bytes of UTF-8 without control characters and ``/``; the file is
         ``/dev/shm/shmsync-<name>``.
-    engine: the algorithm, see ``shmsync.engine.engines()``. None takes the segment's, and for a new one
-        the default. Another engine than the segment's is a ``ValueError`` that names both.
+    engine: the algorithm, see ``shmsync.engine.engines()``. None takes the segment's, and for a
+        new one the default. Another than the segment's is a ``ValueError`` that names both.
     create: False raises ``NotFoundError`` if it does not exist.
     exclusive: raises ``ExistsError`` if it does.
-    capacity: objects that fit, 1 to 2**24. threads: threads that may be registered at a time (every
-        thread that waits or owns a mutex), and processes that may be attached, 1 to 65,535.
-    mode: permission bits of a new segment, not cut by the umask. A segment of another user is refused
-        unless the mode that *you* pass grants something to group or others.
+    capacity: objects that fit, 1 to 2**24.
+    threads: threads that can be registered at a time (each that waits or owns a mutex), and
+        processes that can be attached, 1 to 65,535.
+    mode: permission bits of a new segment, not cut by the umask. A segment of another user is
+        refused unless the mode that *you* pass grants something to group or others.
     persistent: the segment and its named objects stay when their last process ends.
 
     On an existing namespace ``capacity``, ``threads``, ``mode`` and ``persistent`` change nothing.
 
     Raises besides: ``UnsupportedError`` (another pid namespace, a kernel that lacks what the engine
-    needs), ``BrokenError`` (the file is not one of ours, of another format, damaged, or another user's),
-    ``CapacityError`` (``/dev/shm`` is full), ``PermissionError``.
+    needs), ``BrokenError`` (the file is not one of ours, of another format, damaged, or another
+    user's), ``CapacityError`` (``/dev/shm`` is full), ``PermissionError``.
 
-    Works after fork, and pickles to another process on the machine. ``close`` it, use it as a context
-    manager, or just let it be collected.
+    Works after fork, and pickles to another process on the machine. ``close`` it, use it as a
+    context manager, or just let it be collected.
     """
 
     def __init__(
@@ -246,8 +249,9 @@ class Namespace:
         persistent: bool = False,
     ) -> None:
         self._mapping: CData = ffi.NULL
-        # Held while the mapping is used to open something, so that no other thread closes it meanwhile.
-        # Reentrant, since a signal handler may open or close something in the middle of that.
+        # Held while the mapping is used to open something, so that no other thread closes it
+        # meanwhile. Reentrant, since a signal handler may open or close something in the middle of
+        # that.
         self._lock = threading.RLock()
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._mode = mode
@@ -301,7 +305,8 @@ class Namespace:
         return reattach, self._identity()
 
     def _identity(self) -> tuple[str, int, int]:
-        """What another process needs to find this very segment: its name, instance, and our mode."""
+        """What another process needs to find this very segment: its name, instance, and our
+        mode."""
         with self._lock:
             self._check_open()
             return self.name, lib.ss_namespace_instance(self._mapping), self._mode
@@ -334,9 +339,11 @@ class Namespace:
     ) -> Mutex:
         """Opens a mutex, creating it if it does not exist.
 
-        name: 1 to 200 bytes of UTF-8 without control characters, or None for an anonymous one, which
-            is reached by passing (pickling) the handle. owned: a *new* mutex is the calling thread's at
-            once; ``handle.created`` says whether it is new. create, exclusive: as for ``Namespace``.
+        name: 1 to 200 bytes of UTF-8 without control characters, or None for an anonymous one,
+            which is reached by passing (pickling) the handle.
+        owned: a *new* mutex is the calling thread's at once; ``handle.created`` says whether it
+            is new.
+        create, exclusive: as for ``Namespace``.
 
         Raises ``NotFoundError``, ``ExistsError``, ``KindError`` if the name is another kind's,
         ``CapacityError``, ``ValueError`` for a wrong name, ``ClosedError``, ``BrokenError``.
@@ -354,9 +361,10 @@ class Namespace:
         create: bool = True,
         exclusive: bool = False,
     ) -> Semaphore:
-        """Opens a semaphore, creating it with ``initial`` tokens of at most ``maximum`` (None: 2**31-1) if
-        it does not exist; on an existing one both are checked and ignored. ``ValueError`` if they do not
-        fit together. The rest as ``mutex``. NT: CreateSemaphore, OpenSemaphore."""
+        """Opens a semaphore, creating it with ``initial`` tokens of at most ``maximum`` (None:
+        2**31-1) if it does not exist; on an existing one both are checked and ignored.
+        ``ValueError`` if they do not fit together. The rest as ``mutex``. NT: CreateSemaphore,
+        OpenSemaphore."""
         most = COUNT_MAX if maximum is None else maximum
         if not 1 <= most <= COUNT_MAX:
             raise ValueError(f"maximum must be 1 to {COUNT_MAX}, not {most}")
@@ -446,16 +454,18 @@ class Namespace:
             return KindError(f"{label} is {KIND_NAMES[request.kind]}")
         if code == -errno.ENOSPC:
             return CapacityError(
-                errno.ENOSPC, "no free object slot; create the namespace with a larger capacity=", label
+                errno.ENOSPC,
+                "no free object slot; create the namespace with a larger capacity=",
+                label,
             )
         return from_errno(code, filename=label)
 
     # ---- closing ----
 
     def close(self) -> None:
-        """Closes all handles that were made through this instance, and leaves the segment. If this was
-        the last process that used it, a segment that is not persistent is removed. Closing twice is
-        fine. Mutexes that a thread still owns stay owned until the thread ends."""
+        """Closes all handles that were made through this instance, and leaves the segment. If this
+        was the last process that used it, a segment that is not persistent is removed. Closing
+        twice is fine. Mutexes that a thread still owns stay owned until the thread ends."""
         with self._lock:
             for handle in list(self._handles):
                 handle.close()

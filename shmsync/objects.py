@@ -1,15 +1,17 @@
 """The objects: mutexes, semaphores and events, as handles to slots of a namespace's segment.
 
-They are drop-ins for the classes of ``threading`` and ``multiprocessing`` where the names coincide. They
-are made by ``Namespace``, never directly. Semantics: NT's, as Linux's ntsync driver defines them.
+They are drop-ins for the classes of ``threading`` and ``multiprocessing`` where the names coincide.
+They are made by ``Namespace``, never directly. Semantics: NT's, as Linux's ntsync driver defines
+them.
 """
 
 from __future__ import annotations
 
 import errno
 import warnings
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from shmsync._native import ffi, lib
 from shmsync.errors import ClosedError, LimitError, from_errno
@@ -31,24 +33,27 @@ if TYPE_CHECKING:
 COUNT_MAX = 2**31 - 1
 
 
-class SemaphoreState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SemaphoreState:
     """``count`` tokens of at most ``maximum``."""
 
     count: int
     maximum: int
 
 
-class MutexState(NamedTuple):
-    """``count``: how many times the owner has acquired it. ``owner``: the id of the owning thread in the
-    namespace, opaque, 0 if the mutex is free. ``abandoned``: its last owner died owning it, and nobody
-    has acquired it since."""
+@dataclass(frozen=True, slots=True)
+class MutexState:
+    """``count``: how many times the owner has acquired it. ``owner``: the id of the owning thread
+    in the namespace, opaque, 0 if the mutex is free. ``abandoned``: its last owner died owning it,
+    and nobody has acquired it since."""
 
     count: int
     owner: int
     abandoned: bool
 
 
-class EventState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EventState:
     """``manual_reset``: stays signaled until cleared. ``signaled``: a wait would succeed."""
 
     manual_reset: bool
@@ -59,8 +64,8 @@ class Handle:
     """A process's reference to one object.
 
     Works in forked children, can be pickled to another process of the machine (the pickle holds no
-    reference: ``NotFoundError`` if the object is gone when it is opened), and is safe to use from several
-    threads. A handle that is collected is closed.
+    reference: ``NotFoundError`` if the object is gone when it is opened), and is safe to use from
+    several threads. A handle that is collected is closed.
     """
 
     __slots__ = (
@@ -82,14 +87,16 @@ class Handle:
     name: str | None
     #: Did the call that returned this handle make the object?
     created: bool
-    #: The object's slot in the segment, as ``shmsync show`` prints it, and which use of the slot it is.
+    #: The object's slot in the segment, as ``shmsync show`` prints it.
     slot: int
+    #: Which use of the slot this is.
     generation: int
     #: True once ``close`` was called.
     closed: bool
 
     def __init__(self, namespace: Namespace, name: str | None, request: CData) -> None:
-        """For ``Namespace`` only: ``request`` is a ``struct ss_open *`` that ss_open has filled in."""
+        """For ``Namespace`` only: ``request`` is a ``struct ss_open *`` that ss_open has filled
+        in."""
         self._pointer = ffi.gc(request.handle, lib.ss_handle_free)
         self._mapping = namespace._mapping
         # Waits on this object alone that nobody uses at the moment (see waiting._requests).
@@ -114,7 +121,8 @@ class Handle:
         return reopen_handle, (*self.namespace._identity(), self.slot, self.generation, self.name)
 
     def close(self) -> None:
-        """Gives the reference back. The object goes when nobody has it open, owns it or waits on it.
+        """Gives the reference back. The object goes when nobody has it open, owns it or waits on
+        it.
 
         Neither releases a mutex nor ends a wait that another thread of this process is in. Closing
         twice is fine; any other use of a closed handle raises ``ClosedError``.
@@ -128,7 +136,8 @@ class Handle:
             pointer = self._pointer
         except AttributeError:  # __init__ did not get that far
             return
-        # Once: if a stopped process holds the gate, the next call on the namespace gives the object back.
+        # Once: if a stopped process holds the gate, the next call on the namespace gives the object
+        # back.
         lib.ss_close(pointer)
 
     def _call(self, function: Callable[..., int], *arguments: int) -> int:
@@ -166,9 +175,9 @@ class Handle:
 
 
 class Mutex(Handle):
-    """A recursive mutex, owned by the thread that acquired it; ``threading.RLock`` between unrelated
-    processes. If a thread or process ends in whatever way while owning it, the mutex becomes free and
-    abandoned, and the next one who acquires it is told (``Acquired.ABANDONED``, or
+    """A recursive mutex, owned by the thread that acquired it; ``threading.RLock`` between
+    unrelated processes. If a thread or process ends in whatever way while owning it, the mutex
+    becomes free and abandoned, and the next one who acquires it is told (``Acquired.ABANDONED``, or
     ``AbandonedMutexWarning`` from ``with``).
 
     NT: mutant. ntsync: mutex.
@@ -179,9 +188,9 @@ class Mutex(Handle):
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Acquired:
         """Waits until the mutex is free or the calling thread's own, and takes it once more.
 
-        ``timeout`` in seconds; None and -1 wait for ever. Returns an ``Acquired``, false if it timed
-        out. Raises ``ValueError`` and ``OverflowError`` as ``threading.RLock.acquire`` does, and
-        ``ClosedError``, ``BrokenError``, ``CapacityError`` (no free thread slot).
+        ``timeout`` in seconds; None and -1 wait for ever. Returns an ``Acquired``, false if it
+        timed out. Raises ``ValueError`` and ``OverflowError`` as ``threading.RLock.acquire`` does,
+        and ``ClosedError``, ``BrokenError``, ``CapacityError`` (no free thread slot).
         """
         request = self._request(lock_deadline_of(blocking, timeout))
         requests = self._requests
@@ -199,8 +208,8 @@ class Mutex(Handle):
             raise
 
     def release(self) -> int:
-        """Gives one acquisition back. Returns how many the owner had before: 1 means that it is free
-        now (ntsync's convention; NT reports 1 minus that).
+        """Gives one acquisition back. Returns how many the owner had before: 1 means that it is
+        free now (ntsync's convention; NT reports 1 minus that).
 
         Raises ``NotOwnerError`` (a ``RuntimeError``) if the calling thread does not own it.
         """
@@ -243,8 +252,8 @@ class Mutex(Handle):
 
 
 class Semaphore(Handle):
-    """A count of tokens with a maximum; ``threading.Semaphore`` between unrelated processes. A token that
-    a process has taken and not given back when it dies is gone.
+    """A count of tokens with a maximum; ``threading.Semaphore`` between unrelated processes. A
+    token that a process has taken and not given back when it dies is gone.
 
     NT, ntsync: semaphore.
     """
@@ -267,8 +276,8 @@ class Semaphore(Handle):
     def release(self, n: int = 1) -> int:
         """Puts ``n`` tokens in, all or none. Returns the count before.
 
-        Raises ``ValueError`` for less than 1, ``LimitError`` (a ``ValueError``) if the count would pass
-        the maximum: nothing is changed then.
+        Raises ``ValueError`` for less than 1, ``LimitError`` (a ``ValueError``) if the count would
+        pass the maximum: nothing is changed then.
         """
         if n < 1:
             raise ValueError("n must be one or more")
@@ -314,8 +323,9 @@ class Event(Handle):
         return bool(self._call(lib.ss_event_reset))
 
     def pulse(self) -> bool:
-        """Lets those pass who wait at this moment (one, if auto-reset), and leaves it reset. Returns
-        whether it was signaled before, in which case it is just reset. (``fsync`` may miss them.)"""
+        """Lets those pass who wait at this moment (one, if auto-reset), and leaves it reset.
+        Returns whether it was signaled before, in which case it is just reset. (``fsync`` may miss
+        them.)"""
         return bool(self._call(lib.ss_event_pulse))
 
     def is_set(self) -> bool:
@@ -323,8 +333,8 @@ class Event(Handle):
         return bool(self._state().signaled)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is signaled; an auto-reset event is reset by that. ``timeout`` in seconds: None
-        waits for ever, 0 and less polls. Returns False after the timeout.
+        """Waits until it is signaled; an auto-reset event is reset by that. ``timeout`` in seconds:
+        None waits for ever, 0 and less polls. Returns False after the timeout.
 
         Raises ``ValueError`` for a NaN, ``OverflowError``, ``ClosedError``, ``BrokenError``,
         ``CapacityError`` (no free thread slot).
@@ -345,7 +355,8 @@ class Event(Handle):
         return EventState(state.kind == lib.SS_MANUAL_EVENT, bool(state.signaled))
 
 
-# Bound once: looking up a member of an enum, or calling it, is a place where a signal handler could run.
+# Bound once: looking up a member of an enum, or calling it, is a place where a signal handler could
+# run.
 _TIMED_OUT = Acquired.TIMED_OUT
 _ACQUIRED = Acquired.ACQUIRED
 _ABANDONED = Acquired.ABANDONED

@@ -1,7 +1,7 @@
 """Timeouts, and waits on one or many objects.
 
-Semantics: Linux's ntsync driver, with the argument checks of NT in front. A wait either takes what it
-waited for, or nothing: also when it is interrupted by Ctrl-C or a signal handler that raises.
+Semantics: Linux's ntsync driver, with the argument checks of NT in front. A wait either takes what
+it waited for, or nothing: also when it is interrupted by Ctrl-C or a signal handler that raises.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FOREVER: Final = 2**64 - 1
 class Acquired(IntEnum):
     """What came of an ``acquire``: false if nothing was acquired.
 
-    ``ABANDONED`` is a success like ``ACQUIRED``, with the news that the mutex's last owner died while
-    it owned it, so that what it protects may be half changed. One acquirer is told, once.
+    ``ABANDONED`` is a success like ``ACQUIRED``, with the news that the mutex's last owner died
+    while it owned it, so that what it protects may be half changed. One acquirer is told, once.
     """
 
     TIMED_OUT = 0
@@ -51,9 +51,9 @@ class AbandonedMutexWarning(RuntimeWarning):
 class WaitResult:
     """A successful wait. Always true, unlike the index 0.
 
-    ``index``: which handle was taken; for a wait-all 0; ``len(handles)`` if the alert ended the wait.
-    ``handle``: that handle (the alert, if it was that). ``abandoned``: a mutex that was taken had been
-    abandoned by a dead owner.
+    ``index``: which handle was taken; for a wait-all 0; ``len(handles)`` if the alert ended the
+    wait. ``handle``: that handle (the alert, if it was that). ``abandoned``: a mutex that was taken
+    had been abandoned by a dead owner.
 
     As a context manager it gives back, when the block ends, what the wait took: it releases the
     mutexes and semaphores; events stay as they are.
@@ -98,9 +98,9 @@ def deadline_of(timeout: float | None) -> int:
 
 
 def lock_deadline_of(blocking: bool, timeout: float | None) -> int:
-    """The deadline of ``acquire(blocking, timeout)``, with the argument checks of ``threading.Lock``:
-    -1 means for ever like None, another negative value and a timeout for a call that does not block
-    are a ``ValueError``."""
+    """The deadline of ``acquire(blocking, timeout)``, with the argument checks of
+    ``threading.Lock``: -1 means for ever like None, another negative value and a timeout for a call
+    that does not block are a ``ValueError``."""
     if timeout is None or timeout == -1:
         return FOREVER if blocking else 0
     if not blocking:
@@ -110,14 +110,20 @@ def lock_deadline_of(blocking: bool, timeout: float | None) -> int:
     return deadline_of(timeout)
 
 
-def run(request: CData) -> bool:
-    """Performs the wait that ``request``, a ``struct ss_wait *``, describes. True if it took something.
+# Bound once: a look-up in a cffi module costs a third of a call.
+_ss_wait = lib.ss_wait
+_EINTR: Final = -errno.EINTR
 
-    -EINTR means that a signal came, or that the engine wants signals to be looked at: the handlers run
-    between two rounds of the loop, and the deadline, being absolute, stays what it was. The caller
-    gives back (ss_wait_undo) if an exception reaches it.
+
+def run(request: CData) -> bool:
+    """Performs the wait that ``request``, a ``struct ss_wait *``, describes. True if it took
+    something.
+
+    -EINTR means that a signal came, or that the engine wants signals to be looked at: the handlers
+    run between two rounds of the loop, and the deadline, being absolute, stays what it was. The
+    caller gives back (ss_wait_undo) if an exception reaches it.
     """
-    while (code := lib.ss_wait(request)) == -errno.EINTR:
+    while (code := _ss_wait(request)) == _EINTR:
         pass
     if code == 0:
         return True
@@ -126,8 +132,9 @@ def run(request: CData) -> bool:
     raise from_errno(code)
 
 
-# Requests that nobody uses at the moment. A request is taken out by list.pop and put back by +=, which is
-# not a call: so no signal handler can run, and no exception strike, between putting it back and returning.
+# Requests that nobody uses at the moment. A request is taken out by list.pop and put back by +=,
+# which is not a call: so no signal handler can run, and no exception strike, between putting it
+# back and returning.
 _requests: list[CData] = []
 
 
@@ -153,7 +160,8 @@ def _check_handles(handles: Sequence[Handle], all_of_them: bool, alert: Event | 
     if alert is not None and not isinstance(alert, Event):
         raise KindError(f"an alert must be an event, not {type(alert).__name__}")
     members = [*handles, alert] if alert is not None else list(handles)
-    # All namespaces of this process on one segment share one mapping, so its address tells them apart.
+    # All namespaces of this process on one segment share one mapping, so its address tells them
+    # apart.
     if len({handle._mapping for handle in members}) > 1:
         raise ValueError("handles of two namespaces in one wait")
     if all_of_them and len({handle.slot for handle in members}) < len(members):
@@ -198,15 +206,15 @@ def wait_any(
 ) -> WaitResult | None:
     """Waits until one of 1 to 64 objects is signaled, and takes that one.
 
-    If several are signaled at the time of the call, the lowest index is taken. The same object may be
-    there twice. ``timeout`` is in seconds: None waits for ever, 0 and less polls. ``alert`` is an event
-    that is tried after the objects; if it ends the wait, the result says ``alerted`` and its index is
-    ``len(handles)`` (an auto-reset alert is consumed).
+    If several are signaled at the time of the call, the lowest index is taken. The same object may
+    be there twice. ``timeout`` is in seconds: None waits for ever, 0 and less polls. ``alert`` is
+    an event that is tried after the objects; if it ends the wait, the result says ``alerted`` and
+    its index is ``len(handles)`` (an auto-reset alert is consumed).
 
     Returns a ``WaitResult``, or None after the timeout, in which case nothing was taken.
 
-    Raises ``ValueError`` for no handles, handles of two namespaces, or a NaN; ``LimitError`` for more
-    than 64; ``KindError`` for an alert that is no event; ``ClosedError``; ``BrokenError``;
+    Raises ``ValueError`` for no handles, handles of two namespaces, or a NaN; ``LimitError`` for
+    more than 64; ``KindError`` for an alert that is no event; ``ClosedError``; ``BrokenError``;
     ``CapacityError`` if this is the thread's first use of the namespace and no thread slot is free.
 
     NT: WaitForMultipleObjects. ntsync: NTSYNC_IOC_WAIT_ANY.
@@ -223,8 +231,8 @@ def wait_all(
 
     (The ``fsync`` engine takes them one after the other, as Wine's FSYNC did; see the README.)
 
-    As ``wait_any``, but the result's ``index`` is 0 and its ``handle`` the first one, ``abandoned`` says
-    that at least one mutex among them was, and the same object twice (the alert counts) is a
+    As ``wait_any``, but the result's ``index`` is 0 and its ``handle`` the first one, ``abandoned``
+    says that at least one mutex among them was, and the same object twice (the alert counts) is a
     ``ValueError``.
 
     NT: WaitForMultipleObjects with bWaitAll. ntsync: NTSYNC_IOC_WAIT_ALL.
@@ -238,8 +246,8 @@ def signal_and_wait(
     signal: Handle, wait: Handle, timeout: float | None = None
 ) -> WaitResult | None:
     """Signals one object (sets an event, releases a semaphore by 1 or a mutex once), then waits for
-    another. Not atomic, as in NT, but both handles are checked before anything is signaled, and if the
-    signal fails there is no wait.
+    another. Not atomic, as in NT, but both handles are checked before anything is signaled, and if
+    the signal fails there is no wait.
 
     ``timeout`` in seconds as for ``wait_any``; a wait that times out leaves the signal given.
 
