@@ -457,26 +457,47 @@ static void unlink_if_last(struct ss_namespace *ns)
         shm_unlink(ns->shm_name);
 }
 
-/* Byte 0, without waiting: it may be held by a process that waits for our registry lock in vain. */
+/* Byte 0, for as long as an attach of another process may take, but not for ever: it may be held by a thread of
+ * our own that waits for the registry lock, and that will trim() when it has it. Registry lock held. */
 static bool take_create_lock(struct ss_namespace *ns)
 {
-    return ns->fd >= 0 && range_lock(ns->fd, SS_LOCK_CREATE, true, false) == 0;
+    const struct timespec pause = {0, 500000};
+
+    for (int attempts = 0; ns->fd >= 0 && attempts < 20; attempts++) {
+        if (range_lock(ns->fd, SS_LOCK_CREATE, true, false) == 0)
+            return true;
+        nanosleep(&pause, NULL);
+    }
+    return false;
 }
 
-/* Unmaps a segment that nobody in this process uses any more, unless one of its threads is still registered
- * there (it owns a mutex, or has never come back). False: later. Registry lock held. */
-static bool leave(struct ss_namespace *ns)
+/* Gives the process slot up, unless a thread of this process is still registered (it owns a mutex, or has not
+ * come back since). */
+static bool give_up_process(struct ss_namespace *ns)
+{
+    bool gone;
+
+    if (owner_deregister(ns) == -EINTR || gate_lock(ns) < 0)
+        return false;
+    gone = !owner_any_of_process(ns);
+    if (gone)
+        owner_free_process(ns, ns->process);
+    gate_unlock(ns);
+    return gone;
+}
+
+/* Unmaps a segment that nobody in this process uses any more. If that cannot be done now, trim() comes back to
+ * it. Registry lock held. */
+static void leave(struct ss_namespace *ns)
 {
     struct ss_namespace **link = &registry;
 
-    if (ns->process == SS_NONE || owner_deregister(ns) == -EINTR || gate_lock(ns) < 0)
-        return false;
-    if (owner_any_of_process(ns) || !take_create_lock(ns)) {
-        gate_unlock(ns);
-        return false;
+    if (ns->process == SS_NONE || !take_create_lock(ns))
+        return;
+    if (!give_up_process(ns)) {
+        range_unlock(ns->fd, SS_LOCK_CREATE);
+        return;
     }
-    owner_free_process(ns, ns->process);
-    gate_unlock(ns);
     sweeper_stop(ns);
     unlink_if_last(ns);
     while (*link != ns)
@@ -484,7 +505,6 @@ static bool leave(struct ss_namespace *ns)
     *link = ns->next;
     close(ns->fd); /* and with it all byte-range locks */
     release_mapping(ns);
-    return true;
 }
 
 /* Leaves the segments that could not be left before. Registry lock held. */

@@ -476,7 +476,7 @@ def _describe_owner(info: ObjectInfo, commands: bool) -> str:
     who = f"pid {info.owner.pid} tid {info.owner.tid}"
     if not info.owner.alive:
         return f"{who} (dead)"
-    return f"{who}  {command(info.owner.pid)}".rstrip() if commands else who
+    return f"{who}  {short_command(info.owner.pid)}".rstrip() if commands else who
 
 
 def command(pid: int) -> str:
@@ -488,6 +488,12 @@ def command(pid: int) -> str:
         return printable(" ".join(process.cmdline()) or f"[{process.name()}]")
     except (psutil.Error, ValueError):
         return ""
+
+
+def short_command(pid: int, width: int = 50) -> str:
+    """The command line cut to a width, for the last column of a table."""
+    whole = command(pid)
+    return whole if len(whole) <= width else whole[: width - 3] + "..."
 
 
 def printable(text: str) -> str:
