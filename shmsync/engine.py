@@ -1,6 +1,6 @@
 """Engines: which there are, and what each one promises. The algorithms are in ``native/``.
 
-``python -m shmsync.engine`` prints the table of engines that the README shows.
+``python -c "import shmsync.engine as e; print(e.table())"`` prints the table in the README.
 """
 
 from __future__ import annotations
@@ -104,6 +104,3 @@ def table() -> str:
         lines.append(f"| {meaning} | " + " | ".join(marks) + " |")
     return "\n".join(lines)
 
-
-if __name__ == "__main__":
-    print(table())

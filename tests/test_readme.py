@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 from shmsync import engine
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n# (\w+\.py): .*?\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_table_of_engines_is_the_one_that_the_declarations_give() -> None:
     assert engine.table() in README
+
+
+def test_the_two_programs_meet_by_name() -> None:
+    programs = {
+        name: code.replace("render-farm", f"readme-{os.getpid()}") for name, code in EXAMPLES
+    }
+    assert set(programs) == {"worker.py", "boss.py"}
+    boss = subprocess.Popen(
+        [sys.executable, "-c", programs["boss.py"]], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        # The event is auto-reset and goes with its last user, so the worker's may be lost if it comes
+        # and goes before the boss is there. It is run until the boss has seen one.
+        while boss.poll() is None:
+            subprocess.run([sys.executable, "-c", programs["worker.py"]], check=True, timeout=60)
+        output, _ = boss.communicate(timeout=60)
+    finally:
+        boss.kill()
+        boss.wait()
+    assert output == "frame-done!\n"
