@@ -20,7 +20,7 @@
 
 /* ---- the calling thread's registrations ---- */
 
-static __thread struct registration *registrations;
+static PER_THREAD(struct registration *, registrations);
 static pthread_key_t registrations_key; /* frees the list when its thread ends */
 static pthread_once_t registrations_once = PTHREAD_ONCE_INIT;
 
@@ -34,7 +34,7 @@ static void free_registrations(void *list)
         free(self);
         self = next;
     }
-    registrations = NULL;
+    per_thread(registrations) = NULL;
 }
 
 static void create_key(void)
@@ -44,14 +44,14 @@ static void create_key(void)
 
 void owner_forget_all(void)
 {
-    free_registrations(registrations);
+    free_registrations(per_thread(registrations));
     pthread_once(&registrations_once, create_key);
     pthread_setspecific(registrations_key, NULL);
 }
 
 struct registration *owner_registered(struct ss_namespace *ns)
 {
-    struct registration *self = registrations;
+    struct registration *self = per_thread(registrations);
 
     while (self != NULL && self->ns != ns)
         self = self->next;
@@ -78,7 +78,7 @@ static void mark_used(struct ss_namespace *ns, struct thread_slot *thread)
         undo_write32(ns, &thread->generation, 1);
     undo_write32(ns, &thread->state, SS_SLOT_USED);
     undo_write32(ns, &thread->process, ns->process);
-    undo_write32(ns, &thread->tid, (uint32_t)gettid());
+    undo_write32(ns, &thread->tid, thread_number());
     undo_write32(ns, &thread->wait_kind, SS_WAIT_NONE);
     undo_commit(ns);
 }
@@ -148,9 +148,9 @@ int owner_register(struct ss_namespace *ns, struct registration **out)
         return rc;
     }
     pthread_once(&registrations_once, create_key);
-    self->next = registrations;
-    registrations = *out = self;
-    pthread_setspecific(registrations_key, registrations);
+    self->next = per_thread(registrations);
+    per_thread(registrations) = *out = self;
+    pthread_setspecific(registrations_key, self);
     return 0;
 }
 
@@ -186,7 +186,7 @@ static void free_thread(struct ss_namespace *ns, struct thread_slot *thread)
 
 int owner_deregister(struct ss_namespace *ns)
 {
-    struct registration **link = &registrations;
+    struct registration **link = &per_thread(registrations);
     struct registration *self;
     int rc;
 
@@ -206,7 +206,7 @@ int owner_deregister(struct ss_namespace *ns)
     robust_unlock(&segment_thread(ns, self->slot)->liveness);
     gate_unlock(ns);
     *link = self->next;
-    pthread_setspecific(registrations_key, registrations);
+    pthread_setspecific(registrations_key, per_thread(registrations));
     free(self);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* The seam, part 3 of 3: robust process-shared mutexes. The production variant: pthread's.
+/* The seam, part 3 of 4: robust process-shared mutexes. The production variant: pthread's.
  *
  * A robust mutex tells the next locker that its holder died: EOWNERDEAD. The kernel does the telling, for
  * every way a thread can end (return, exec, kill -9), so it also serves as a sign of life: a thread that
@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <unistd.h>
 
 #include "atomic.h"
 #include "clock.h"
@@ -36,6 +37,16 @@ typedef union {
 #define ROBUST_WAITERS 0x80000000u
 #define ROBUST_OWNER_DIED 0x40000000u
 #define ROBUST_TID_MASK 0x3fffffffu
+
+/* A variable that each thread has for itself: PER_THREAD(type, name) declares it, per_thread(name) is it. */
+#define PER_THREAD(type, name) __thread type name
+#define per_thread(name) name
+
+/* The kernel's number of the calling thread, to show. */
+static inline uint32_t thread_number(void)
+{
+    return (uint32_t)gettid();
+}
 
 static inline int robust_init(robust_mutex *m)
 {
