@@ -207,7 +207,10 @@ def in_use(name: str) -> bool:
 def is_unfinished(name: str) -> bool:
     """Whether it is a regular file that nobody uses and that is no segment yet: its creator is at
     work right now, or was killed half way. The next program that opens it begins anew."""
-    fd = _open(name)
+    try:
+        fd = _open(name)
+    except BrokenError:
+        return False
     try:
         return stat.S_ISREG(os.fstat(fd).st_mode) and _is_blank(fd) and not lib.ss_in_use(fd)
     finally:

@@ -338,6 +338,9 @@ def test_looking_under_heavy_traffic_sees_only_states_that_can_be(
         stop.set()
         for thread in threads:
             thread.join()
+        # join() returns a little before the kernel's thread ends, and till then it is registered.
+        tasks = Path("/proc/self/task")
+        eventually(lambda: not any((tasks / str(t.native_id)).exists() for t in threads))
 
 
 # ---- damaged and foreign files ----
