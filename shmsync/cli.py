@@ -493,8 +493,8 @@ def _remove_by_force(name: str) -> None:
     try:
         namespace.unlink(name)
         return
-    except (errors.BrokenError, errors.UnsupportedError, ValueError):
-        pass  # not a segment of ours, or not a name of ours: only the file is left to remove
+    except (errors.ShmSyncError, OSError, ValueError):
+        pass  # nothing that can be opened as a segment: only the name is left to remove
     path = inspect.path_of(name)
     try:
         os.unlink(path.encode("utf-8", "surrogateescape"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -312,7 +313,16 @@ def test_rm_removes_a_damaged_segment_with_force_only(run: Run, unused: str, at:
     assert not file_of(unused).exists()
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/etc/passwd", path)])
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, make_link, make_socket])
 def test_rm_force_removes_what_is_no_file(run: Run, make: Callable[[Path], None]) -> None:
     name = unique_name("odd")
     make(file_of(name))

@@ -1,0 +1,1 @@
+"""Programs that come with shmsync's source but are not part of the package."""
