@@ -1,0 +1,1 @@
+"""The segment: making it, sharing it, leaving it, filling it, breaking it."""
