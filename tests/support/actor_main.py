@@ -63,6 +63,12 @@ def lines_of(fd: int) -> Iterator[bytes]:
         yield from lines
 
 
+def only_the_main_thread_gets_signals() -> None:
+    """For the other threads. Else a signal may be noted by one of them while the main thread, which
+    is to act on it, is already past what it should interrupt."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 class Worker:
     """A named thread, which runs calls one after the other."""
 
@@ -82,6 +88,7 @@ class Worker:
         """Runs requests until None."""
         self.tid = threading.get_native_id()
         if started:
+            only_the_main_thread_gets_signals()
             started.set()
         while True:
             try:
@@ -125,6 +132,7 @@ class Driver:
 
     def read_requests(self) -> None:
         """Hands each line to its thread; closing the input ends the process."""
+        only_the_main_thread_gets_signals()
         for line in lines_of(0):
             request = json.loads(line)
             if request["op"] == "thread":

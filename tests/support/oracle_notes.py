@@ -239,7 +239,8 @@ class Scenario:
                 expected = OURS.get(self.case, {}).get(number, expected)
             answer = interpreter.run(step, expected)
             if recorded:
-                assert answer in expected, f"{self.case}, step {number}: {step}"
+                where = f"{self.case}, step {number or 'before the next'}: {step}"
+                assert answer in expected, f"{where} gave {answer!r}, not {' or '.join(expected)!r}"
             else:
                 assert not answer.startswith(("NULL", "FALSE", "WAIT_FAILED")), f"{step}: {answer}"
 
