@@ -558,13 +558,25 @@ def _gc_one(name: str, dry_run: bool) -> dict[str, Any] | None:
     if dry_run:
         # Which objects would go is known only under the lock.
         return _gc_result(name, "collected", None, dead, None)
-    namespace.Namespace(name, create=False).close()  # attaching collects
-    after = inspect.snapshot(name)
-    slots = {(p.slot, p.pid, p.start_time) for p in after.processes}
-    gone = sum((p.slot, p.pid, p.start_time) not in slots for p in before.processes if not p.alive)
+    return _collect_dead(before)
+
+
+def _collect_dead(before: inspect.Snapshot) -> dict[str, Any]:
+    """Collects dead processes and their objects in a namespace that somebody uses."""
+    from shmsync import inspect, namespace
+
+    try:
+        namespace.Namespace(before.name, create=False).close()  # attaching collects
+    except (errors.BrokenError, errors.UnsupportedError) as error:
+        # Of another user, say: his gc can do it.
+        return _gc_result(before.name, "left", error.strerror)
+    after = inspect.snapshot(before.name)
+    there = {(p.slot, p.pid, p.start_time) for p in after.processes}
+    dead = [(p.slot, p.pid, p.start_time) for p in before.processes if not p.alive]
     left = {(info.slot, info.generation) for info in after.objects}
     objects = sum((info.slot, info.generation) not in left for info in before.objects)
-    return _gc_result(name, "collected", None, gone, objects)
+    gone = sum(process not in there for process in dead)
+    return _gc_result(before.name, "collected", None, gone, objects)
 
 
 def _print_gc(results: list[dict[str, Any]], dry_run: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -410,6 +411,20 @@ def test_gc_leaves_foreign_files_and_says_why(run: Run, foreign: str) -> None:
     assert "not a shmsync segment" in out
     assert "shmsync rm --force" in out
     assert file_of(foreign).exists()
+
+
+def test_gc_leaves_a_namespace_that_refuses_this_user_and_says_why(
+    run: Run, small: shmsync.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_behind(small.name)
+
+    def refuse(name: str, **options: object) -> NoReturn:
+        assert options == {"create": False}
+        raise shmsync.BrokenError(errno.EACCES, "the segment belongs to user 4711", name)
+
+    monkeypatch.setattr("shmsync.namespace.Namespace", refuse)
+    status, out, _ = run("gc", small.name)
+    assert (status, out) == (Exit.OK, f"{small.name}: left: the segment belongs to user 4711\n")
 
 
 def test_gc_removes_what_a_killed_creator_left_unfinished(run: Run) -> None:
