@@ -24,7 +24,7 @@ from shmsync import Namespace, inspect
 from shmsync.engine import Engine
 
 from ..conftest import unique_name
-from ..support.checkers import path_of
+from ..support.checkers import check, path_of
 from ..support.watchdog import PATIENCE, seen
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +144,12 @@ def python(code: str, *arguments: str, prefix: Sequence[str] = ()) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def collect(name: str) -> None:
+    """Attaches in another process, which collects what the dead left; then checks the tables."""
+    python("import sys, shmsync; shmsync.Namespace(sys.argv[1], create=False).close()", name)
+    check(name)
 
 
 def error_of(call: Callable[[], object]) -> tuple[str, str]:
