@@ -10,6 +10,6 @@ from setuptools import setup
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 setup(
-    cffi_modules=["native/build.py:plain"],
+    cffi_modules=["native/build.py:plain", "native/build.py:traced"],
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

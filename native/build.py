@@ -1,4 +1,4 @@
-"""Builds shmsync._native from native/*.c with cffi. Called by setup.py (`cffi_modules`)."""
+"""Builds the C modules from native/ with cffi. Called by setup.py (`cffi_modules`)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from cffi import FFI
 # setuptools runs this file with the project's root as the current directory, and wants relative
 # paths.
 NATIVE = Path("native")
-SOURCES = sorted(str(path) for path in NATIVE.glob("*.c"))
-HEADERS = sorted(str(path) for path in NATIVE.glob("**/*.h"))
 
 
-def module(name: str, seam: str) -> FFI:
-    """A cffi module of all C sources, with the seam headers of one variant first on the include
-    path."""
+def module(name: str, seam: str, *api: str, own_sources: bool = False) -> FFI:
+    """A cffi module of all C sources, with the seam headers of one variant first on the include path."""
+    sources = [*NATIVE.glob("*.c"), *((NATIVE / seam).glob("*.c") if own_sources else ())]
     builder = FFI()
-    builder.cdef((NATIVE / "api.h").read_text())
+    for header in api:
+        builder.cdef((NATIVE / header).read_text())
     builder.set_source(
         name,
-        '#include <stdint.h>\n#include "api.h"\n',
-        sources=SOURCES,
-        depends=HEADERS,
+        "#include <stdint.h>\n" + "".join(f'#include "{header}"\n' for header in api),
+        sources=sorted(map(str, sources)),
+        depends=sorted(map(str, NATIVE.glob("**/*.h"))),
         include_dirs=[str(NATIVE / seam), str(NATIVE)],
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
         libraries=["rt"],  # shm_open, before glibc 2.34
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
         extra_link_args=["-pthread"],
         py_limited_api=True,
     )
@@ -34,4 +33,9 @@ def module(name: str, seam: str) -> FFI:
 
 def plain() -> FFI:
     """The production module: the seam's operations are the real ones."""
-    return module("shmsync._native", "plain")
+    return module("shmsync._native", "plain", "api.h")
+
+
+def traced() -> FFI:
+    """The same sources, with every operation on shared state a step: for tests and the lab only."""
+    return module("shmsync._traced", "traced", "api.h", "traced/trace_api.h", own_sources=True)

@@ -1,0 +1,430 @@
+/* All schedules of a small program, up to those that only swap steps which commute.
+ *
+ * EXPLORE_REDUCED is dynamic partial order reduction (Flanagan and Godefroid 2005) with sleep sets (Godefroid
+ * 1996). A schedule is run to its end; wherever two steps in it touch one word, at least one of them writing, and
+ * neither had to come first, the other order is noted as still to be run. When nothing is noted any more, every
+ * order of conflicting steps has been seen.
+ *
+ * What the theory calls a process is a thread here. Two kinds of transition come from outside: the deadline of a
+ * sleeping thread may come, and a thread may be killed. Others can take them away (a wake ends the sleep, the
+ * thread takes its step instead of dying before it), so they are noted wherever they were possible and conflict
+ * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
+ *
+ * EXPLORE_BOUNDED runs every schedule with at most so many preemptions, without reduction: for programs that have
+ * too many. EXPLORE_RANDOM runs random ones from a seed.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler.h"
+
+#define DEPTH_MAX 4096
+#define KINDS 3
+#define OUTCOMES_MAX 65536
+/* A transition's place in a set: bit `kind * threads + thread`. */
+typedef uint32_t set;
+
+struct frame {
+    set enabled;
+    set todo;    /* noted as to be run from here, done or not */
+    set done;
+    set sleeping;/* already covered elsewhere until something that conflicts with it happens */
+    uint32_t chosen;
+    uint32_t kills_left;
+    uint32_t preemptions_left;
+    struct touch touch[KINDS * STEP_THREADS_MAX]; /* of the enabled, and of blocked threads' steps */
+    set known;   /* which of `touch` are filled in */
+    uint32_t clock[STEP_THREADS_MAX]; /* of the chosen one: how much of each thread comes before it */
+};
+
+struct outcome {
+    uint64_t digest;
+    uint64_t count;
+    uint32_t steps;
+    bool endless;
+    uint16_t *schedule;
+};
+
+static struct frame *frames;
+static struct outcome *outcomes;
+static uint32_t outcome_count;
+static uint32_t *outcome_index; /* hash table of outcomes by digest */
+#define INDEX_SIZE (4 * OUTCOMES_MAX)
+
+static const struct explore_config *config;
+static struct explore_result *result;
+static uint32_t threads;
+static uint64_t random_state;
+
+static uint32_t thread_of(uint32_t transition)
+{
+    return transition % threads;
+}
+
+static uint32_t kind_of(uint32_t transition)
+{
+    return transition / threads;
+}
+
+static set bit(uint32_t transition)
+{
+    return 1u << transition;
+}
+
+static set steps_of(set transitions)
+{
+    return transitions & ((1u << threads) - 1);
+}
+
+static set kills_of(set transitions)
+{
+    return transitions & ~((1u << 2 * threads) - 1);
+}
+
+/* ---- conflicts ---- */
+
+static bool conflict(const struct touch *a, const struct touch *b)
+{
+    if (a->thread == b->thread || (a->kind == SCHED_KILL && b->kind == SCHED_KILL))
+        return true;
+    for (uint32_t i = 0; i < a->count; i++) {
+        for (uint32_t j = 0; j < b->count; j++) {
+            if (a->address[i] == b->address[j] && (a->writes[i] || b->writes[j]))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* ---- looking at the program where it stands ---- */
+
+static void look(struct frame *frame)
+{
+    struct sched_thread_view view;
+
+    frame->enabled = frame->known = 0;
+    for (uint32_t t = 0; t < threads; t++) {
+        for (uint32_t kind = 0; kind < KINDS; kind++) {
+            uint32_t transition = kind * threads + t;
+            bool can = sched_can(t, kind);
+
+            if (kind == SCHED_KILL && (frame->kills_left == 0 || !(config->killable & (1u << t))))
+                can = false;
+            if (can)
+                frame->enabled |= bit(transition);
+            sched_thread(t, &view);
+            if (can || (kind == SCHED_STEP && view.state == SCHED_BLOCKED)) {
+                frame->known |= bit(transition);
+                sched_touch(t, kind, &frame->touch[transition]);
+            }
+        }
+    }
+}
+
+/* ---- happens-before: clocks[t] is how far thread t has seen each other thread ---- */
+
+static uint32_t clocks[STEP_THREADS_MAX][STEP_THREADS_MAX];
+
+static void advance_clocks(uint32_t depth)
+{
+    struct frame *frame = &frames[depth];
+    const struct touch *touch = &frame->touch[frame->chosen];
+    uint32_t *mine = clocks[touch->thread];
+
+    for (uint32_t i = 0; i < depth; i++) {
+        if (!conflict(&frames[i].touch[frames[i].chosen], touch))
+            continue;
+        for (uint32_t t = 0; t < threads; t++) {
+            if (frames[i].clock[t] > mine[t])
+                mine[t] = frames[i].clock[t];
+        }
+    }
+    mine[touch->thread] = depth + 1;
+    memcpy(frame->clock, mine, sizeof frame->clock);
+}
+
+static bool before_thread(uint32_t i, uint32_t thread)
+{
+    return clocks[thread][frames[i].touch[frames[i].chosen].thread] >= i + 1;
+}
+
+/* ---- noting what else has to be run ---- */
+
+/* The enabled transition of frame i that leads to `thread`'s next step: its own, or that of a thread that comes
+ * before it. */
+static set leads_to(uint32_t i, uint32_t depth, uint32_t thread)
+{
+    set own = frames[i].enabled & (bit(thread) | bit(SCHED_TIMEOUT * threads + thread));
+
+    if (own != 0)
+        return own & -own;
+    for (uint32_t j = i + 1; j < depth; j++) {
+        if (before_thread(j, thread) && (frames[i].enabled & bit(frames[j].chosen)))
+            return bit(frames[j].chosen);
+    }
+    return 0;
+}
+
+static void note_races_of(uint32_t depth, uint32_t thread)
+{
+    const struct touch *next = &frames[depth].touch[thread];
+
+    for (uint32_t i = depth; i-- > 0;) {
+        const struct touch *earlier = &frames[i].touch[frames[i].chosen];
+        set also;
+
+        if (earlier->thread == thread || !conflict(earlier, next) || before_thread(i, thread))
+            continue;
+        also = leads_to(i, depth, thread);
+        frames[i].todo |= also != 0 ? also : frames[i].enabled & ~kills_of(frames[i].enabled);
+        return; /* the last such step; earlier ones are found when that order is run */
+    }
+}
+
+/* Timeouts and kills that were possible, and are not any more, or not in the same way. */
+static void note_taken_away(struct frame *frame)
+{
+    set outside = frame->enabled & ~steps_of(frame->enabled);
+
+    for (uint32_t transition = 0; transition < KINDS * threads; transition++) {
+        if ((outside & bit(transition)) && transition != frame->chosen &&
+            conflict(&frame->touch[transition], &frame->touch[frame->chosen]))
+            frame->todo |= bit(transition);
+    }
+}
+
+/* ---- choosing ---- */
+
+static uint32_t lowest(set transitions)
+{
+    return (uint32_t)__builtin_ctz(transitions);
+}
+
+static uint64_t next_random(void)
+{
+    random_state ^= random_state << 13; /* xorshift64 */
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return random_state;
+}
+
+static uint32_t choose_random(set candidates)
+{
+    uint32_t skip = (uint32_t)(next_random() % (uint32_t)__builtin_popcount(candidates));
+
+    while (skip-- > 0)
+        candidates &= candidates - 1;
+    return lowest(candidates);
+}
+
+/* Which thread would go on if nobody interfered? */
+static set unpreempted(uint32_t depth)
+{
+    return depth == 0 ? 0 : bit(thread_of(frames[depth - 1].chosen));
+}
+
+/* A frame that is reached for the first time: what to run first, and for the unreduced search, all of it.
+ * False: everything from here on is covered elsewhere. */
+static bool choose_first(uint32_t depth)
+{
+    struct frame *frame = &frames[depth];
+    set candidates = frame->enabled & ~frame->sleeping;
+    set going_on = candidates & unpreempted(depth);
+
+    frame->done = 0;
+    if (config->method == EXPLORE_RANDOM) {
+        /* A kill now and then, or every thread would be dead before it began. */
+        set calm = candidates & ~kills_of(candidates);
+
+        frame->chosen = choose_random(calm != 0 && next_random() % 32 != 0 ? calm : candidates);
+        frame->todo = bit(frame->chosen);
+        return true;
+    }
+    if (candidates == 0)
+        return false;
+    if (config->method == EXPLORE_BOUNDED && frame->preemptions_left == 0 && going_on != 0)
+        candidates = going_on | (candidates & ~steps_of(candidates));
+    frame->chosen = lowest(going_on != 0 ? going_on : candidates);
+    frame->todo = config->method == EXPLORE_BOUNDED ? candidates : bit(frame->chosen);
+    return true;
+}
+
+/* ---- one schedule ---- */
+
+static void inherit(uint32_t depth)
+{
+    struct frame *frame = &frames[depth];
+    const struct frame *previous = &frames[depth - 1];
+    bool preempted;
+
+    if (depth == 0) {
+        frame->kills_left = config->kills;
+        frame->preemptions_left = config->preemptions;
+        frame->sleeping = 0;
+        return;
+    }
+    preempted = kind_of(previous->chosen) == SCHED_STEP && depth > 1 && (previous->enabled & unpreempted(depth - 1)) &&
+                thread_of(previous->chosen) != thread_of(frames[depth - 2].chosen);
+    frame->kills_left = previous->kills_left - (kind_of(previous->chosen) == SCHED_KILL);
+    frame->preemptions_left = previous->preemptions_left - (preempted && previous->preemptions_left > 0);
+    frame->sleeping = 0;
+    if (config->method != EXPLORE_REDUCED)
+        return;
+    for (uint32_t transition = 0; transition < KINDS * threads; transition++) {
+        if ((previous->sleeping & bit(transition)) && (previous->known & bit(transition)) &&
+            !conflict(&previous->touch[transition], &previous->touch[previous->chosen]))
+            frame->sleeping |= bit(transition);
+    }
+}
+
+enum run_end { RUN_COMPLETE, RUN_CUT, RUN_ENDLESS };
+
+/* Is there anything left that is not a kill of an idle thread? */
+static bool is_over(const struct frame *frame)
+{
+    return (frame->enabled & ~kills_of(frame->enabled)) == 0;
+}
+
+/* Runs one schedule: the first `prefix` choices as they stand, then new ones. */
+static enum run_end run(uint32_t prefix, uint32_t *depth_out)
+{
+    uint32_t depth = 0;
+
+    memset(clocks, 0, sizeof clocks);
+    sched_restart();
+    for (;; depth++) {
+        struct frame *frame = &frames[depth];
+
+        *depth_out = depth;
+        if (depth >= config->steps_max || depth >= DEPTH_MAX - 1)
+            return RUN_ENDLESS;
+        if (depth >= prefix) {
+            inherit(depth);
+            look(frame);
+            if (is_over(frame))
+                return RUN_COMPLETE;
+            if (!choose_first(depth))
+                return RUN_CUT;
+            for (uint32_t t = 0; config->method == EXPLORE_REDUCED && t < threads; t++) {
+                if (frame->known & bit(t))
+                    note_races_of(depth, t);
+            }
+        }
+        if (depth + 1 >= prefix && config->method == EXPLORE_REDUCED)
+            note_taken_away(frame);
+        advance_clocks(depth);
+        sched_grant(thread_of(frame->chosen), kind_of(frame->chosen));
+        result->steps++;
+    }
+}
+
+/* ---- outcomes ---- */
+
+static int note_outcome(uint32_t depth, bool endless)
+{
+    uint64_t digest = endless ? 1 : sched_digest();
+    uint32_t slot = (uint32_t)(digest % INDEX_SIZE);
+    struct outcome *outcome;
+
+    while (outcome_index[slot] != 0) {
+        outcome = &outcomes[outcome_index[slot] - 1];
+        if (outcome->digest == digest) {
+            outcome->count++;
+            return 0;
+        }
+        slot = (slot + 1) % INDEX_SIZE;
+    }
+    if (outcome_count == OUTCOMES_MAX)
+        return -ENOSPC;
+    outcome = &outcomes[outcome_count++];
+    outcome_index[slot] = outcome_count;
+    *outcome = (struct outcome){digest, 1, depth, endless, malloc((depth + 1) * sizeof(uint16_t))};
+    if (outcome->schedule == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < depth; i++)
+        outcome->schedule[i] = (uint16_t)(kind_of(frames[i].chosen) << 8 | thread_of(frames[i].chosen));
+    return 0;
+}
+
+int explore_outcome(uint32_t number, struct explore_outcome *out)
+{
+    if (number >= outcome_count)
+        return -ENOENT;
+    out->count = outcomes[number].count;
+    out->steps = outcomes[number].steps;
+    out->endless = outcomes[number].endless;
+    out->schedule = outcomes[number].schedule;
+    return 0;
+}
+
+/* ---- the search ---- */
+
+/* The deepest frame with something left to run: makes it the chosen one. Returns the new prefix, 0 at the end. */
+static uint32_t backtrack(uint32_t depth)
+{
+    while (depth-- > 0) {
+        struct frame *frame = &frames[depth];
+        set left;
+
+        frame->done |= bit(frame->chosen);
+        if (config->method == EXPLORE_REDUCED)
+            frame->sleeping |= bit(frame->chosen);
+        left = frame->todo & ~frame->done & ~frame->sleeping;
+        if (left != 0) {
+            frame->chosen = lowest(left);
+            return depth + 1;
+        }
+    }
+    return 0;
+}
+
+static int prepare(void)
+{
+    if (frames == NULL) {
+        frames = calloc(DEPTH_MAX, sizeof *frames);
+        outcomes = calloc(OUTCOMES_MAX, sizeof *outcomes);
+        outcome_index = calloc(INDEX_SIZE, sizeof *outcome_index);
+    }
+    if (frames == NULL || outcomes == NULL || outcome_index == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < outcome_count; i++)
+        free(outcomes[i].schedule);
+    outcome_count = 0;
+    memset(outcome_index, 0, INDEX_SIZE * sizeof *outcome_index);
+    return 0;
+}
+
+int explore(const struct explore_config *wanted, struct explore_result *out)
+{
+    uint32_t prefix = 0, depth = 0;
+    int rc = prepare();
+
+    config = wanted;
+    result = out;
+    memset(result, 0, sizeof *result);
+    threads = sched_threads();
+    random_state = config->seed * 0x9e3779b97f4a7c15ull + 1;
+    while (rc == 0 && result->schedules < config->schedules_max) {
+        enum run_end end = run(prefix, &depth);
+
+        if (end == RUN_CUT) {
+            result->cut++;
+        } else {
+            result->schedules++;
+            rc = note_outcome(depth, end == RUN_ENDLESS);
+        }
+        if (depth > result->longest)
+            result->longest = depth;
+        if (config->method == EXPLORE_RANDOM)
+            continue;
+        prefix = backtrack(depth);
+        if (prefix == 0) {
+            result->exhausted = 1;
+            break;
+        }
+    }
+    result->outcomes = outcome_count;
+    return rc;
+}

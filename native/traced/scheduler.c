@@ -1,0 +1,632 @@
+/* Threads of a small program as coroutines, granted one step at a time.
+ *
+ * All threads run in one thread of the system, so nothing happens between two grants, and a run repeats exactly.
+ * Each always stands before a step: sched_await hands control back, and the grant lets it take that step and go on
+ * to the next. Futex sleeps, wakes and robust mutexes are emulated on the same words of the segment: a sleeping
+ * thread is one that only a wake (or a timeout, if its deadline can come) makes ready again, a thread before a
+ * lock that is held cannot be granted, and a killed thread leaves its robust mutexes as the kernel does.
+ *
+ * Woken threads go on at once to their next step; that changes nothing that others could see.
+ *
+ * A wake of less than all wakes the sleepers in the order of their numbers. Whether the kernel takes another is not
+ * explored.
+ */
+#undef _FORTIFY_SOURCE /* its longjmp refuses to change stacks */
+#define _GNU_SOURCE
+#include "scheduler.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "engine.h"
+#include "futex.h"
+#include "handle.h"
+#include "real.h"
+
+#define STACK_BYTES (128 * 1024)
+#define OPS_MAX 16
+#define EVENTS_MAX (2 * OPS_MAX * STEP_THREADS_MAX)
+#define HELD_MAX 8
+#define MUTEXES_MAX 32
+
+struct mutex_state {
+    const robust_mutex *mutex;
+    bool inconsistent;  /* locked after EOWNERDEAD, not yet consistent */
+    bool unrecoverable; /* unlocked in that state */
+};
+
+struct thread {
+    enum sched_state state;
+    bool started;
+    bool begun;          /* the current call has taken its first step */
+    bool killed;
+    jmp_buf context;
+    ucontext_t entry;
+    char *stack;
+    const struct step_site *site; /* the step it stands before */
+    const void *address;
+    bool writes;
+    struct futex_sleep sleeps[FUTEX_SLEEP_MAX];
+    uint32_t sleep_count;
+    uint64_t deadline_ns;
+    int woken;           /* what its sleep will return */
+    robust_mutex *held[HELD_MAX];
+    uint32_t held_count;
+    uint32_t op;
+    uint32_t op_count;
+    struct sched_op ops[OPS_MAX];
+    struct sched_result results[OPS_MAX];
+};
+
+static struct thread threads[STEP_THREADS_MAX];
+static uint32_t thread_count;
+static uint32_t running; /* number + 1 of the thread that runs; 0: the scheduler */
+static jmp_buf scheduler;
+static struct ss_namespace *segment;
+static uint8_t *snapshot; /* of the segment, when the program begins */
+static struct mutex_state mutexes[MUTEXES_MAX];
+static uint32_t mutex_count;
+static struct sched_event events[EVENTS_MAX];
+static uint32_t event_count;
+static bool wide_values_refused;
+static bool register_first; /* threads are registered before the program begins */
+static bool free_running;   /* steps are not scheduled: between programs */
+
+uint32_t step_self(void)
+{
+    return running;
+}
+
+bool sched_is_free_running(void)
+{
+    return free_running;
+}
+
+uint32_t sched_tid(uint32_t thread)
+{
+    return 1000 + thread;
+}
+
+uint32_t sched_threads(void)
+{
+    return thread_count;
+}
+
+/* ---- running ---- */
+
+static void note_event(uint32_t thread, uint32_t ends)
+{
+    if (event_count < EVENTS_MAX)
+        events[event_count++] = (struct sched_event){thread, threads[thread].op, ends};
+}
+
+static void to_scheduler(struct thread *self)
+{
+    if (_setjmp(self->context) == 0)
+        _longjmp(scheduler, 1);
+}
+
+static int64_t call_wait(const struct sched_op *op, struct sched_result *result)
+{
+    struct ss_wait wait = {.count = op->count, .all = op->all, .alert = op->alert, .signal = op->signal};
+    int rc;
+
+    wait.deadline_ns = op->deadline_ns;
+    for (uint32_t i = 0; i < op->count && i < 8; i++)
+        wait.handles[i] = op->handles[i];
+    rc = ss_wait(&wait);
+    result->index = wait.index;
+    result->abandoned = wait.abandoned;
+    return rc;
+}
+
+static int64_t call_abandon(const struct sched_op *op)
+{
+    struct ss_handle *handle = op->handles[0];
+    struct ss_state state;
+
+    handle->ns->engine->read(segment_object(handle->ns, handle->index), handle->kind, &state);
+    return handle->ns->engine->mutex_kill(segment_object(handle->ns, handle->index), state.owner);
+}
+
+static int64_t call_sweep(void)
+{
+    int rc = gate_lock(segment);
+
+    if (rc < 0)
+        return rc;
+    owner_reap_threads(segment);
+    gate_unlock(segment);
+    return 0;
+}
+
+static int64_t run_call(const struct sched_op *op, struct sched_result *result)
+{
+    switch (op->call) {
+    case CALL_WAIT:
+        return call_wait(op, result);
+    case CALL_SEMAPHORE_RELEASE:
+        return ss_semaphore_release(op->handles[0], op->amount);
+    case CALL_MUTEX_RELEASE:
+        return ss_mutex_release(op->handles[0]);
+    case CALL_EVENT_SET:
+        return ss_event_set(op->handles[0]);
+    case CALL_EVENT_RESET:
+        return ss_event_reset(op->handles[0]);
+    case CALL_EVENT_PULSE:
+        return ss_event_pulse(op->handles[0]);
+    case CALL_READ:
+        return ss_read(op->handles[0], &result->state);
+    case CALL_SWEEP:
+        return call_sweep();
+    case CALL_ABANDON:
+        return call_abandon(op);
+    default:
+        return -EINVAL;
+    }
+}
+
+static void run_program(struct thread *self)
+{
+    uint32_t number = (uint32_t)(self - threads);
+
+    for (self->op = 0; self->op < self->op_count; self->op++) {
+        struct sched_result *result = &self->results[self->op];
+
+        if (self->ops[self->op].call == CALL_EXIT) {
+            self->state = SCHED_ENDED;
+            return;
+        }
+        self->begun = false;
+        result->code = run_call(&self->ops[self->op], result);
+        if (!self->begun)
+            note_event(number, 0); /* it took no step at all */
+        result->finished = 1;
+        note_event(number, 1);
+    }
+    self->state = SCHED_DONE;
+}
+
+static void mutexes_of_dead(struct thread *dead);
+
+static void coroutine(void)
+{
+    struct thread *self = &threads[running - 1];
+
+    run_program(self);
+    if (self->state == SCHED_ENDED)
+        mutexes_of_dead(self);
+    _longjmp(scheduler, 1);
+}
+
+/* Lets a thread run up to its next step. */
+static void resume(uint32_t number)
+{
+    struct thread *self = &threads[number];
+
+    running = number + 1;
+    if (_setjmp(scheduler) == 0) {
+        if (self->started)
+            _longjmp(self->context, 1);
+        self->started = true;
+        setcontext(&self->entry);
+    }
+    running = 0;
+}
+
+/* Threads that a wake has made ready, and that have not run since. */
+static void resume_woken(void)
+{
+    for (uint32_t i = 0; i < thread_count; i++) {
+        if (threads[i].state == SCHED_SLEEPING && threads[i].woken != INT_MIN) {
+            threads[i].state = SCHED_READY;
+            resume(i);
+        }
+    }
+}
+
+/* ---- what a step asks for ---- */
+
+void sched_await(const struct step_site *site, const void *address, bool writes)
+{
+    struct thread *self = &threads[running - 1];
+
+    if (free_running)
+        return;
+    self->site = site;
+    self->address = address;
+    self->writes = writes;
+    to_scheduler(self);
+    if (!self->begun) {
+        self->begun = true;
+        note_event((uint32_t)(self - threads), 0);
+    }
+}
+
+int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count, uint64_t deadline_ns)
+{
+    struct thread *self = &threads[running - 1];
+
+    self->sleep_count = count;
+    memcpy(self->sleeps, sleeps, count * sizeof *sleeps);
+    self->deadline_ns = deadline_ns;
+    sched_await(site, sleeps[0].word, false);
+    self->woken = INT_MIN;
+    for (uint32_t i = 0; i < count; i++) {
+        if (sleeps[i].expected >> 32 && wide_values_refused)
+            self->woken = -EINVAL;
+        else if (sleeps[i].word->word_ != (uint32_t)sleeps[i].expected && self->woken == INT_MIN)
+            self->woken = -EAGAIN;
+    }
+    step_note(site, SCHED_STEP, sleeps[0].word, sleeps[0].expected, sleeps[0].word->word_,
+              self->woken == INT_MIN ? 0 : self->woken);
+    if (self->woken == INT_MIN) {
+        self->state = SCHED_SLEEPING;
+        to_scheduler(self);
+    }
+    return self->woken;
+}
+
+int sched_wake(const void *word, int count)
+{
+    int woken = 0;
+
+    for (uint32_t t = 0; t < thread_count && woken < count; t++) {
+        struct thread *sleeper = &threads[t];
+
+        if (sleeper->state != SCHED_SLEEPING || sleeper->woken != INT_MIN)
+            continue;
+        for (uint32_t i = 0; i < sleeper->sleep_count; i++) {
+            if ((const void *)sleeper->sleeps[i].word == word) {
+                sleeper->woken = (int)i;
+                woken++;
+                break;
+            }
+        }
+    }
+    return woken;
+}
+
+/* ---- robust mutexes, as glibc and the kernel have them ---- */
+
+static struct mutex_state *state_of(const robust_mutex *m)
+{
+    for (uint32_t i = 0; i < mutex_count; i++) {
+        if (mutexes[i].mutex == m)
+            return &mutexes[i];
+    }
+    if (mutex_count == MUTEXES_MAX)
+        abort();
+    mutexes[mutex_count] = (struct mutex_state){m, false, false};
+    return &mutexes[mutex_count++];
+}
+
+static uint32_t *lock_word(robust_mutex *m)
+{
+    return &robust_word(m)->word_;
+}
+
+static bool is_held(robust_mutex *m)
+{
+    return (*lock_word(m) & ROBUST_TID_MASK) != 0;
+}
+
+int sched_trylock(robust_mutex *m)
+{
+    struct thread *self = &threads[running - 1];
+    struct mutex_state *state = state_of(m);
+    bool died = *lock_word(m) & ROBUST_OWNER_DIED;
+
+    if (!real_is_intact(m))
+        return -EBADMSG;
+    if (state->unrecoverable)
+        return -ENOTRECOVERABLE;
+    if (is_held(m))
+        return -EBUSY;
+    if (self->held_count == HELD_MAX)
+        abort();
+    *lock_word(m) = sched_tid(running - 1) | (*lock_word(m) & ROBUST_WAITERS);
+    self->held[self->held_count++] = m;
+    state->inconsistent = died;
+    return died ? -EOWNERDEAD : 0;
+}
+
+static void let_go(struct thread *holder, robust_mutex *m)
+{
+    for (uint32_t i = 0; i < holder->held_count; i++) {
+        if (holder->held[i] == m) {
+            holder->held[i] = holder->held[--holder->held_count];
+            return;
+        }
+    }
+}
+
+int sched_unlock(robust_mutex *m)
+{
+    struct mutex_state *state = state_of(m);
+    bool waiters = *lock_word(m) & ROBUST_WAITERS;
+
+    if ((*lock_word(m) & ROBUST_TID_MASK) != sched_tid(running - 1))
+        return -EPERM;
+    let_go(&threads[running - 1], m);
+    state->unrecoverable = state->inconsistent;
+    *lock_word(m) = 0;
+    if (waiters)
+        sched_wake(lock_word(m), state->unrecoverable ? INT_MAX : 1);
+    return 0;
+}
+
+int sched_consistent(robust_mutex *m)
+{
+    state_of(m)->inconsistent = false;
+    return 0;
+}
+
+static void mutexes_of_dead(struct thread *dead)
+{
+    for (uint32_t i = 0; i < dead->held_count; i++) {
+        uint32_t *word = lock_word(dead->held[i]);
+        bool waiters = *word & ROBUST_WAITERS;
+
+        *word = (*word & ROBUST_WAITERS) | ROBUST_OWNER_DIED;
+        if (waiters)
+            sched_wake(word, 1);
+    }
+    dead->held_count = 0;
+}
+
+/* ---- control ---- */
+
+static bool stands_before_a_held_lock(const struct thread *thread)
+{
+    return thread->state == SCHED_READY && thread->site != NULL && thread->site->op == STEP_LOCK &&
+           is_held((robust_mutex *)(uintptr_t)thread->address);
+}
+
+int sched_can(uint32_t number, uint32_t kind)
+{
+    const struct thread *thread = &threads[number];
+
+    if (number >= thread_count)
+        return 0;
+    if (kind == SCHED_STEP)
+        return thread->state == SCHED_READY && !stands_before_a_held_lock(thread);
+    if (kind == SCHED_TIMEOUT)
+        return thread->state == SCHED_SLEEPING && thread->deadline_ns != SS_FOREVER;
+    return thread->state < SCHED_ENDED;
+}
+
+/* Lets a thread take its step, its deadline come, or kills it. -EINVAL if that cannot be now. */
+int sched_grant(uint32_t number, uint32_t kind)
+{
+    struct thread *thread = &threads[number];
+
+    if (!sched_can(number, kind))
+        return -EINVAL;
+    if (kind == SCHED_KILL) {
+        thread->state = SCHED_DEAD;
+        running = number + 1;
+        step_note(NULL, SCHED_KILL, NULL, 0, 0, 0);
+        running = 0;
+        mutexes_of_dead(thread);
+    } else {
+        if (kind == SCHED_TIMEOUT) {
+            thread->state = SCHED_READY;
+            thread->woken = -ETIMEDOUT;
+            running = number + 1;
+            step_note(NULL, SCHED_TIMEOUT, NULL, 0, 0, 0);
+        }
+        resume(number);
+    }
+    resume_woken();
+    return 0;
+}
+
+int sched_thread(uint32_t number, struct sched_thread_view *out)
+{
+    const struct thread *thread = &threads[number];
+
+    if (number >= thread_count)
+        return -ENOENT;
+    *out = (struct sched_thread_view){.state = thread->state, .op = thread->op};
+    out->may_time_out = (uint32_t)sched_can(number, SCHED_TIMEOUT);
+    if (thread->state != SCHED_READY)
+        return 0;
+    if (stands_before_a_held_lock(thread))
+        out->state = SCHED_BLOCKED;
+    out->pending_op = thread->site->op;
+    out->pending_op_name = step_op_name(thread->site->op);
+    out->pending_line = thread->site->line;
+    out->pending_file = thread->site->file;
+    out->pending_text = thread->site->text;
+    out->pending_address = (uint64_t)(uintptr_t)thread->address;
+    return 0;
+}
+
+int sched_result(uint32_t number, uint32_t op, struct sched_result *out)
+{
+    if (number >= thread_count || op >= threads[number].op_count)
+        return -ENOENT;
+    *out = threads[number].results[op];
+    return 0;
+}
+
+uint32_t sched_events(void)
+{
+    return event_count;
+}
+
+int sched_event(uint32_t number, struct sched_event *out)
+{
+    if (number >= event_count)
+        return -ENOENT;
+    *out = events[number];
+    return 0;
+}
+
+/* ---- what a transition touches ---- */
+
+static void touch_add(struct touch *out, const void *address, bool writes)
+{
+    if (out->count == TOUCH_MAX)
+        abort(); /* programs of the explorer have at most three objects */
+    out->address[out->count] = address;
+    out->writes[out->count++] = writes;
+}
+
+void sched_touch(uint32_t number, uint32_t kind, struct touch *out)
+{
+    const struct thread *thread = &threads[number];
+
+    out->thread = number;
+    out->kind = kind;
+    out->count = 0;
+    if (kind == SCHED_KILL) {
+        for (uint32_t i = 0; i < thread->held_count; i++)
+            touch_add(out, thread->held[i], true);
+    } else if (kind == SCHED_TIMEOUT || thread->site->op == STEP_SLEEP) {
+        for (uint32_t i = 0; i < thread->sleep_count; i++)
+            touch_add(out, thread->sleeps[i].word, false);
+    } else if (thread->address != NULL) {
+        touch_add(out, thread->address, thread->writes);
+    }
+}
+
+/* ---- beginning and ending ---- */
+
+static void forget_registrations(void)
+{
+    for (uint32_t i = 0; i < STEP_THREADS_MAX; i++) {
+        running = i + 1;
+        owner_forget_all();
+    }
+    running = 0;
+}
+
+int sched_begin(struct ss_namespace *ns, uint32_t count, uint32_t registered)
+{
+    if (count < 1 || count > STEP_THREADS_MAX)
+        return -EINVAL;
+    segment = ns;
+    thread_count = count;
+    register_first = registered != 0;
+    wide_values_refused = real_refuses_wide_values();
+    ns->sweeper_running = true; /* the sweeper is one of the threads, if the program wants one */
+    snapshot = malloc((size_t)ns->geometry.size);
+    if (snapshot == NULL)
+        return -ENOMEM;
+    memcpy(snapshot, ns->base, (size_t)ns->geometry.size);
+    for (uint32_t i = 0; i < count; i++) {
+        threads[i].op_count = 0;
+        if (threads[i].stack == NULL) {
+            threads[i].stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (threads[i].stack == MAP_FAILED) {
+                threads[i].stack = NULL;
+                return -ENOMEM;
+            }
+        }
+    }
+    return 0;
+}
+
+int sched_program(uint32_t number, const struct sched_op *ops, uint32_t count)
+{
+    if (number >= thread_count || count > OPS_MAX)
+        return -EINVAL;
+    memcpy(threads[number].ops, ops, count * sizeof *ops);
+    threads[number].op_count = count;
+    return 0;
+}
+
+/* Calls that were cut short will never leave. */
+static void reset_handles(void)
+{
+    for (struct ss_handle *handle = segment->handles; handle != NULL; handle = handle->next)
+        atomic_store(&handle->state, atomic_load(&handle->state) & HANDLE_CLOSED);
+}
+
+/* Registration is a dozen steps behind the gate, and multiplies the schedules of what comes after. */
+static void register_threads(void)
+{
+    struct registration *self;
+
+    free_running = true;
+    for (uint32_t i = 0; i < thread_count; i++) {
+        running = i + 1;
+        if (owner_register(segment, &self) < 0)
+            abort();
+    }
+    running = 0;
+    free_running = false;
+}
+
+/* Back to the beginning of the program: every thread before its first step. */
+void sched_restart(void)
+{
+    forget_registrations();
+    memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
+    reset_handles();
+    mutex_count = event_count = 0;
+    for (uint32_t i = 0; i < thread_count; i++) {
+        struct thread *thread = &threads[i];
+
+        thread->state = SCHED_READY;
+        thread->started = thread->begun = false;
+        thread->site = NULL;
+        thread->held_count = thread->op = 0;
+        memset(thread->results, 0, sizeof thread->results);
+        getcontext(&thread->entry);
+        thread->entry.uc_stack.ss_sp = thread->stack;
+        thread->entry.uc_stack.ss_size = STACK_BYTES;
+        thread->entry.uc_link = NULL;
+        makecontext(&thread->entry, coroutine, 0);
+    }
+    if (register_first)
+        register_threads();
+    for (uint32_t i = 0; i < thread_count; i++)
+        resume(i);
+}
+
+/* Leaves the segment as it was before the program. */
+void sched_end(void)
+{
+    forget_registrations();
+    memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
+    reset_handles();
+    free(snapshot);
+    snapshot = NULL;
+    segment->sweeper_running = false;
+    thread_count = 0;
+}
+
+/* ---- how it ended ---- */
+
+static uint64_t mix(uint64_t digest, const void *data, size_t size)
+{
+    const uint8_t *bytes = data;
+
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ bytes[i]) * 1099511628211ull; /* FNV-1a */
+    return digest;
+}
+
+uint64_t sched_digest(void)
+{
+    uint64_t digest = 14695981039346656037ull;
+    uint32_t end = segment_control(segment)->objects_fresh.word_;
+
+    digest = mix(digest, events, event_count * sizeof events[0]);
+    for (uint32_t i = 0; i < thread_count; i++) {
+        digest = mix(digest, &threads[i].state, sizeof threads[i].state);
+        digest = mix(digest, &threads[i].op, sizeof threads[i].op);
+        digest = mix(digest, threads[i].results, threads[i].op_count * sizeof threads[i].results[0]);
+    }
+    for (uint32_t i = 0; i < end && i < segment->geometry.capacity; i++)
+        digest = mix(digest, segment_object(segment, i), 8);
+    return digest;
+}

@@ -1,0 +1,45 @@
+/* Threads under a scheduler: what step.c asks of scheduler.c, and explore.c of both. */
+#ifndef SS_SCHEDULER_H
+#define SS_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "segment.h"
+#include "step.h"
+#include "trace_api.h"
+
+
+struct futex_sleep;
+
+const char *step_op_name(enum step_op op);
+void step_note(const struct step_site *site, uint32_t kind, const void *address, uint64_t old, uint64_t now,
+               int64_t result);
+
+/* For the thread that takes a step. */
+void sched_await(const struct step_site *site, const void *address, bool writes);
+int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count,
+                uint64_t deadline_ns);
+int sched_wake(const void *word, int count);
+int sched_trylock(robust_mutex *m);
+int sched_unlock(robust_mutex *m);
+int sched_consistent(robust_mutex *m);
+uint32_t sched_tid(uint32_t thread);
+bool sched_is_free_running(void);
+
+/* What a transition touches, to tell whether two of them commute. */
+#define TOUCH_MAX 10
+struct touch {
+    uint32_t thread;
+    uint32_t kind; /* enum sched_kind */
+    uint32_t count;
+    const void *address[TOUCH_MAX];
+    bool writes[TOUCH_MAX];
+};
+
+void sched_touch(uint32_t thread, uint32_t kind, struct touch *out);
+uint32_t sched_threads(void);
+/* A digest of how the program has ended: history, results, states, words of the objects. */
+uint64_t sched_digest(void);
+
+#endif

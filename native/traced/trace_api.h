@@ -1,0 +1,137 @@
+/* What the traced module offers beside api.h. No preprocessor lines: cffi reads this file as it is. */
+
+/* ---- steps of real threads and processes (step.c) ---- */
+
+struct step_view {
+    uint32_t op;             /* enum step_op */
+    uint32_t thread;         /* number under a scheduler, from 0; 0xffffffff outside */
+    uint32_t kind;           /* enum sched_kind */
+    int line;
+    const char *file;
+    const char *text;        /* the word as the source calls it */
+    const char *op_name;
+    uint64_t address;
+    uint64_t old;            /* before; of a sleep: what was expected */
+    uint64_t now;            /* after */
+    int64_t result;          /* of a compare-and-swap: 1 if it swapped; of the others what they returned */
+};
+
+/* Steps are counted from 0 for each process. The process kills itself before step `number`. */
+void step_kill_before(uint64_t number);
+void step_count_from_0(void);
+uint64_t step_count(void);
+void step_record(uint32_t on);
+uint32_t step_recorded(void);
+int step_get(uint32_t number, struct step_view *out);
+/* What an address in a segment is called, e.g. "object 3 word0"; the length, or -EINVAL. */
+int step_name(const struct ss_namespace *ns, uint64_t address, char *out, uint32_t size);
+
+/* ---- the scheduler: threads of a program, one step at a time (scheduler.c) ---- */
+
+enum sched_kind { SCHED_STEP = 0, SCHED_TIMEOUT = 1, SCHED_KILL = 2 };
+
+enum sched_call {
+    CALL_WAIT = 1,
+    CALL_SEMAPHORE_RELEASE,
+    CALL_MUTEX_RELEASE,
+    CALL_EVENT_SET,
+    CALL_EVENT_RESET,
+    CALL_EVENT_PULSE,
+    CALL_READ,
+    CALL_SWEEP,              /* one round of the sweeper */
+    CALL_ABANDON,            /* mutex_kill in the name of thread `amount`, dead or alive */
+    CALL_EXIT                /* the thread ends */
+};
+
+struct sched_op {
+    uint32_t call;           /* enum sched_call */
+    uint32_t all;
+    uint32_t count;
+    uint32_t amount;
+    struct ss_handle *handles[8];
+    struct ss_handle *alert;
+    struct ss_handle *signal;
+    uint64_t deadline_ns;    /* 0 polls, UINT64_MAX never comes, any other may come at any time */
+};
+
+struct sched_result {
+    int64_t code;            /* what the call returned */
+    uint32_t index;
+    uint32_t finished;
+    uint64_t abandoned;
+    struct ss_state state;   /* of CALL_READ */
+};
+
+enum sched_state {
+    SCHED_READY = 0,         /* about to take a step */
+    SCHED_SLEEPING,          /* in a futex wait */
+    SCHED_BLOCKED,           /* about to lock a mutex that is held */
+    SCHED_DONE,              /* its program is over; the thread lives on, idle */
+    SCHED_ENDED,             /* it has ended (CALL_EXIT) */
+    SCHED_DEAD               /* killed */
+};
+
+struct sched_thread_view {
+    uint32_t state;          /* enum sched_state */
+    uint32_t op;             /* which of its calls it is in */
+    uint32_t may_time_out;   /* sleeping, with a deadline that can come */
+    uint32_t pending_op;     /* enum step_op of the step it is about to take */
+    int pending_line;
+    const char *pending_file;
+    const char *pending_text;
+    const char *pending_op_name;
+    uint64_t pending_address;
+};
+
+/* Begin, call, end: of a call's history. */
+struct sched_event {
+    uint32_t thread;
+    uint32_t op;
+    uint32_t ends;           /* 0 the call begins, 1 it has returned */
+};
+
+/* `registered`: the threads are registered before the program begins, not by its first calls. */
+int sched_begin(struct ss_namespace *ns, uint32_t threads, uint32_t registered);
+int sched_program(uint32_t thread, const struct sched_op *ops, uint32_t count);
+void sched_restart(void);
+int sched_grant(uint32_t thread, uint32_t kind);
+int sched_can(uint32_t thread, uint32_t kind);
+int sched_thread(uint32_t thread, struct sched_thread_view *out);
+int sched_result(uint32_t thread, uint32_t op, struct sched_result *out);
+uint32_t sched_events(void);
+int sched_event(uint32_t number, struct sched_event *out);
+void sched_end(void);
+
+/* ---- the explorer: all schedules of a program (explore.c) ---- */
+
+enum explore_method { EXPLORE_REDUCED = 0, EXPLORE_BOUNDED = 1, EXPLORE_RANDOM = 2 };
+
+struct explore_config {
+    uint32_t method;         /* enum explore_method */
+    uint32_t kills;          /* threads that may be killed in one schedule */
+    uint32_t killable;       /* bit mask of the threads that may be */
+    uint32_t preemptions;    /* EXPLORE_BOUNDED: at most so many */
+    uint64_t schedules_max;  /* stop after so many */
+    uint64_t seed;           /* EXPLORE_RANDOM */
+    uint32_t steps_max;      /* a schedule of more steps counts as endless */
+};
+
+struct explore_result {
+    uint64_t schedules;      /* complete ones that were run */
+    uint64_t cut;            /* begun, and found to repeat others (sleep sets) */
+    uint64_t steps;
+    uint32_t outcomes;       /* different ones */
+    uint32_t exhausted;      /* nothing is left to run */
+    uint32_t longest;        /* steps of the longest schedule */
+};
+
+/* One way for the program to end, and a schedule that leads there. */
+struct explore_outcome {
+    uint64_t count;          /* schedules that ended like this */
+    uint32_t steps;
+    uint32_t endless;        /* cut off after steps_max */
+    const uint16_t *schedule;/* `steps` elements: kind << 8 | thread */
+};
+
+int explore(const struct explore_config *config, struct explore_result *result);
+int explore_outcome(uint32_t number, struct explore_outcome *out);
