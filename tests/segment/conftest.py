@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ..conftest import unique_name
+from ..support.checkers import path_of
 from ..support.watchdog import PATIENCE
 
 
@@ -24,3 +27,14 @@ def _interrupted(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """The file of a name that nobody uses; whatever the test puts there is removed."""
+    path = Path(path_of(unique_name("place")))
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

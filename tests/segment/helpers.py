@@ -73,10 +73,10 @@ class Child:
         """Sends the child a message."""
         self.link.send(message)
 
-    def hear(self) -> Any:
+    def hear(self, patience: float = PATIENCE / 2) -> Any:
         """The child's next message; the test fails if it raised, died, or says nothing."""
-        if not self.link.poll(PATIENCE):
-            pytest.fail(f"child {self.pid} says nothing for {PATIENCE:.0f} s")
+        if not self.link.poll(patience):
+            pytest.fail(f"child {self.pid} says nothing for {patience:.0f} s")
         try:
             message = self.link.recv()
         except EOFError:

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
@@ -28,17 +28,6 @@ from .helpers import Child, byte_held, error_of
 
 SEED = int(os.environ.get("SHMSYNC_SEED", "1"))
 PERSISTENT = 1
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """The file of a name that nobody uses; whatever the test puts there is removed."""
-    path = Path(path_of(unique_name("place")))
-    yield path
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
 
 
 def name_of(path: Path) -> str:
