@@ -12,7 +12,7 @@ NATIVE = Path("native")
 
 
 def module(name: str, seam: str, *api: str, own_sources: bool = False) -> FFI:
-    """A cffi module of all C sources, with the seam headers of one variant first on the include path."""
+    """A cffi module of all C sources, with the seam of one variant first on the include path."""
     sources = [*NATIVE.glob("*.c"), *((NATIVE / seam).glob("*.c") if own_sources else ())]
     builder = FFI()
     for header in api:

@@ -133,7 +133,7 @@ int owner_register(struct ss_namespace *ns, struct registration **out)
         return 0;
     if (ns->engine->sweeps) {
         registry_lock();
-        rc = sweeper_start(ns); /* before there is anybody whose death it could miss */
+        rc = sweeper_start(ns); /* it runs since the attach, but not in a forked child */
         registry_unlock();
     }
     if (rc < 0)

@@ -377,7 +377,9 @@ static int attach_locked(struct ss_attach *request, int fd, const struct stat *f
     if (ns == NULL)
         return -ENOMEM;
     rc = enter(request, ns);
-    if (rc < 0) {
+    if (rc == 0 && ns->engine->sweeps)
+        rc = sweeper_start(ns);
+    if (rc < 0) { /* the slot, if it was taken, is given back by whoever finds its byte free */
         release_mapping(ns);
         return rc;
     }
@@ -457,16 +459,16 @@ static void unlink_if_last(struct ss_namespace *ns)
         shm_unlink(ns->shm_name);
 }
 
+static const struct timespec half_a_millisecond = {0, 500000};
+
 /* Byte 0, for as long as an attach of another process may take, but not for ever: it may be held by a thread of
  * our own that waits for the registry lock, and that will trim() when it has it. Registry lock held. */
 static bool take_create_lock(struct ss_namespace *ns)
 {
-    const struct timespec pause = {0, 500000};
-
     for (int attempts = 0; ns->fd >= 0 && attempts < 20; attempts++) {
         if (range_lock(ns->fd, SS_LOCK_CREATE, true, false) == 0)
             return true;
-        nanosleep(&pause, NULL);
+        nanosleep(&half_a_millisecond, NULL);
     }
     return false;
 }
@@ -475,14 +477,21 @@ static bool take_create_lock(struct ss_namespace *ns)
  * come back since). */
 static bool give_up_process(struct ss_namespace *ns)
 {
-    bool gone;
+    bool gone = false;
 
-    if (owner_deregister(ns) == -EINTR || gate_lock(ns) < 0)
+    if (owner_deregister(ns) == -EINTR)
         return false;
-    gone = !owner_any_of_process(ns);
-    if (gone)
-        owner_free_process(ns, ns->process);
-    gate_unlock(ns);
+    /* A thread that was just joined may have some instructions to go until the kernel marks it dead. */
+    for (int attempts = 0; !gone && attempts < 4; attempts++) {
+        if (attempts > 0)
+            nanosleep(&half_a_millisecond, NULL);
+        if (gate_lock(ns) < 0)
+            return false;
+        gone = !owner_any_of_process(ns);
+        if (gone)
+            owner_free_process(ns, ns->process);
+        gate_unlock(ns);
+    }
     return gone;
 }
 
@@ -550,12 +559,20 @@ void ss_exit(void)
 int ss_unlink(int fd, const char *shm_name, uint32_t only_if_unused)
 {
     struct pending call;
+    struct header header;
     struct stat file;
-    int rc = pending_open(&call, fd);
+    int rc = 0;
 
+    if (fstat(fd, &file) < 0)
+        return -errno;
+    if (!S_ISREG(file.st_mode))
+        return -EBADMSG;
+    rc = pending_open(&call, fd);
     if (rc < 0)
         return rc;
     rc = range_lock(call.fd, SS_LOCK_CREATE, true, true);
+    if (rc == 0 && read_header(call.fd, &header) == CONTENT_FOREIGN)
+        rc = -EBADMSG;
     if (rc == 0 && only_if_unused && range_lock(call.fd, SS_LOCK_USE, true, false) < 0)
         rc = -EBUSY;
     if (rc == 0 && (fstat(call.fd, &file) < 0 || !name_means(shm_name, &file)))

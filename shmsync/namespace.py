@@ -98,8 +98,15 @@ def open_shm(name: str, *, create: bool) -> int:
             raise _not_a_segment(name, error) from error
 
 
+_IN_THE_WAY: Final = {
+    errno.ELOOP: "a symbolic link",
+    errno.EISDIR: "a directory",
+    errno.ENXIO: "a socket or device",
+}
+
+
 def _not_a_segment(name: str, error: OSError) -> OSError:
-    what = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory"}.get(error.errno or 0)
+    what = _IN_THE_WAY.get(error.errno or 0)
     if what is None:
         return OSError(error.errno, error.strerror or str(error), name)
     return BrokenError(error.errno, f"its place in /dev/shm is taken by {what}", name)
@@ -131,6 +138,10 @@ def _unlink(name: str, *, only_if_unused: bool) -> bool:
             return True
         if code == -errno.EBUSY:
             return False
+        if code == -errno.EBADMSG:
+            raise BrokenError(
+                errno.EBADMSG, "not a shmsync segment (shmsync rm --force removes it)", name
+            )
         if code not in (-errno.EINTR, -errno.ESTALE):  # ESTALE: it was made anew under our hands
             raise from_errno(code, filename=name)
 
@@ -144,7 +155,7 @@ def _refusal(request: CData, code: int, name: str) -> Exception:
         lib.SS_WHY_VERSION: (
             BrokenError,
             f"the segment has format version {request.found_version}, which this release of shmsync"
-            " does not know; it is in use or persistent (shmsync rm removes it)",
+            " does not know; it is in use or persistent (shmsync rm --force removes it)",
         ),
         lib.SS_WHY_ABI: (
             BrokenError,
@@ -397,8 +408,11 @@ class Namespace:
         ``BrokenError``, and ``NotFoundError`` if the namespace was unlinked."""
         from shmsync.inspect import snapshot
 
-        self._check_open()
-        return snapshot(self.name).objects
+        instance = self._identity()[1]
+        found = snapshot(self.name)
+        if found.instance != instance:
+            raise NotFoundError(errno.ENOENT, "the namespace was unlinked", self.name)
+        return found.objects
 
     def _open(
         self,

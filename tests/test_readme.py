@@ -27,8 +27,8 @@ def test_the_two_programs_meet_by_name() -> None:
         [sys.executable, "-c", programs["boss.py"]], stdout=subprocess.PIPE, text=True
     )
     try:
-        # The event is auto-reset and goes with its last user, so the worker's may be lost if it comes
-        # and goes before the boss is there. It is run until the boss has seen one.
+        # The event goes with its last user, and a worker's signal with it if the boss is not there
+        # yet. So workers are run until the boss has seen one.
         while boss.poll() is None:
             subprocess.run([sys.executable, "-c", programs["worker.py"]], check=True, timeout=60)
         output, _ = boss.communicate(timeout=60)

@@ -11,8 +11,11 @@
 #define SS_ROBUST_H
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "atomic.h"
@@ -68,9 +71,25 @@ static inline bool robust_is_intact(const robust_mutex *m)
     return __atomic_load_n(&m->mutex.__data.__kind, __ATOMIC_RELAXED) == ROBUST_KIND_;
 }
 
+/* glibc's trylock (seen in 2.36) says ENOTRECOVERABLE but leaves the lock word with the caller, so that everybody
+ * else, and the caller the next time, would wait for it. Its timed lock does not. */
+static inline void robust_give_word_back_(robust_mutex *m)
+{
+    int *word = &m->mutex.__data.__lock;
+
+    if (((uint32_t)__atomic_load_n(word, __ATOMIC_RELAXED) & ROBUST_TID_MASK) != (uint32_t)gettid())
+        return;
+    __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
 static inline int robust_trylock(robust_mutex *m)
 {
-    return robust_is_intact(m) ? -pthread_mutex_trylock(&m->mutex) : -EBADMSG;
+    int rc = robust_is_intact(m) ? -pthread_mutex_trylock(&m->mutex) : -EBADMSG;
+
+    if (rc == -ENOTRECOVERABLE)
+        robust_give_word_back_(m);
+    return rc;
 }
 
 /* Locks, or gives up with -ETIMEDOUT. Not interrupted by signals. */
