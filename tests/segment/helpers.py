@@ -113,6 +113,7 @@ class Child:
 
 def _run(body: Callable[[Connection], object], link: Connection) -> None:
     status = 1
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         link.send(body(link))
         status = 0
