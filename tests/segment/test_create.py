@@ -169,6 +169,30 @@ def test_a_creator_killed_at_random_instants_leaves_nothing_in_the_way() -> None
     print(f"SHMSYNC_SEED={SEED}: killed creators left {dict(found)}")
 
 
+def test_a_reader_survives_that_what_it_reads_is_made_anew(place: Path) -> None:
+    def keep_reading(link: Connection) -> list[int]:
+        name = link.recv()
+        reader = inspect.Reader(name)
+        link.send(len(reader.snapshot().objects))
+        link.recv()
+        with Namespace(name, capacity=1, threads=1) as anew:  # smaller than the old one
+            event = anew.event()
+            return [len(reader.snapshot().objects), event.set()]
+
+    def fill(link: Connection) -> None:
+        namespace = Namespace(name_of(place), capacity=4096, threads=64)
+        kept = [namespace.event() for _ in range(4096)]
+        link.send(len(kept))
+        link.recv()
+
+    with Child(fill) as dead, Child(keep_reading) as child:
+        assert dead.hear() == 4096
+        dead.kill()
+        assert child.ask(name_of(place)) == 4096
+        assert len(child.ask()) == 2
+        assert child.wait() == 0
+
+
 # ---- in use, or persistent, and not ours ----
 
 
