@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import weakref
 from typing import Any
@@ -23,6 +25,7 @@ from shmsync import (
 )
 
 from ..conftest import StartActors
+from ..support.peek import until_waiting
 from ..support.watchdog import eventually
 
 
@@ -103,6 +106,29 @@ def test_closing_does_not_end_a_wait_and_the_object_can_be_opened_anew(
         ns.event("e", create=False)
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_signal_handler_does_not_end_a_wait_whose_handles_were_closed(
+    ns: Namespace, start: StartActors, everything: bool
+) -> None:
+    """The wait goes back to Python for the handler, and must still be the same wait afterwards."""
+    semaphore, event = ns.semaphore("s", 0), ns.event("e", signaled=everything)
+    [actor] = start("waiter")
+    actor.make("s", "semaphore", "s")
+    actor.make("e", "event", "e")
+    actor.call("on_signal", signal.SIGUSR1, "count")
+    helper = actor.thread("helper")
+    actor.start("wait", ["s", "e"], everything, None, None)
+    actor.until_blocked()
+    helper.method("s", "close")
+    helper.method("e", "close")
+    os.kill(actor.pid, signal.SIGUSR1)
+    eventually(lambda: helper.call("signals_seen") == 1, "the handler")
+    actor.until_blocked()
+    semaphore.release()
+    assert actor.finish()["index"] == 0
+    assert (semaphore.state().count, event.is_set()) == (0, False)
+
+
 def calls(handle: Any) -> list[Any]:
     """All that can be done with a handle."""
     found = [handle.state]
@@ -132,6 +158,21 @@ def test_closed_namespace_closes_its_handles(ns: Namespace) -> None:
     with pytest.raises(ClosedError):
         again.semaphore("s")
     assert other.acquire(timeout=0) is Acquired.ACQUIRED
+
+
+def test_closing_a_namespace_does_not_end_the_waits_in_it(ns: Namespace) -> None:
+    semaphore = ns.semaphore("s", 0)
+    again = Namespace(ns.name)
+    inner = again.semaphore("s")
+    results: list[object] = []
+    waiter = threading.Thread(target=lambda: results.append(inner.acquire()))
+    waiter.start()
+    until_waiting(semaphore, 1)
+    again.close()
+    until_waiting(semaphore, 1)
+    semaphore.release()
+    waiter.join()
+    assert results == [Acquired.ACQUIRED]
 
 
 def test_handle_keeps_its_namespace(ns: Namespace) -> None:

@@ -168,7 +168,8 @@ def test_ctrl_c_together_with_the_result_takes_or_raises_but_not_both(
     waiting.signal_everything()
     os.kill(waiting.actor.pid, signal.SIGINT)
     os.kill(waiting.actor.pid, signal.SIGCONT)
-    assert is_there(waiting) is interrupted(waiting.actor)
+    raised = interrupted(waiting.actor)
+    assert is_there(waiting) is raised
 
 
 def test_waiter_that_was_interrupted_can_wait_again(waiting: Waiting) -> None:
@@ -180,3 +181,28 @@ def test_waiter_that_was_interrupted_can_wait_again(waiting: Waiting) -> None:
     waiting.semaphore.release()
     assert waiting.actor.finish() == Acquired.ACQUIRED
     assert waiting.semaphore.state().count == 0
+
+
+STORMS = {"acquire": ["s"], "wait_any": ["closed", "s"], "wait_all": ["open", "s"]}
+
+
+@pytest.mark.parametrize(("how", "keys"), STORMS.items(), ids=STORMS.keys())
+def test_storm_of_signals_loses_no_token_and_takes_none_twice(
+    waiting: Waiting, how: str, keys: list[str]
+) -> None:
+    """Each token is taken by a wait that returned, or is still there after one that raised."""
+    tokens = 1000
+    open_ = waiting.ns.event("open", manual_reset=True, signaled=True)
+    closed = waiting.ns.event("closed")
+    waiting.actor.make("open", "event", "open")
+    waiting.actor.make("closed", "event", "closed")
+    waiting.actor.call("on_signal", signal.SIGUSR1, "raise if armed")
+    waiting.actor.start("take_while_interrupted", how, keys, tokens)
+    waiting.actor.until_blocked()
+    for _ in range(tokens):
+        os.kill(waiting.actor.pid, signal.SIGUSR1)
+        waiting.semaphore.release()
+        os.kill(waiting.actor.pid, signal.SIGUSR1)
+    assert waiting.actor.finish() > 0
+    assert waiting.semaphore.state().count == 0
+    assert (open_.is_set(), closed.is_set()) == (True, False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -92,7 +94,8 @@ def test_waiting_for_one_of_several_wakes_for_each_of_them(
     [actor] = start("waiter")
     for kind, key in (("semaphore", "s"), ("event", "a"), ("event", "m")):
         actor.make(key, kind, key)
-    for number, signals in enumerate((semaphore.release, auto.set, manual.set)):
+    releases: list[Callable[[], object]] = [semaphore.release, auto.set, manual.set]
+    for number, signals in enumerate(releases):
         actor.start("wait", ["s", "a", "m"], False, None, None)
         until_waiting(semaphore, 1)
         signals()
@@ -273,6 +276,16 @@ def test_wait_refuses_times_that_are_none(
     assert semaphore.state().count == 1
 
 
+def test_longest_time_that_threading_allows_is_a_wait(ns: Namespace, start: StartActors) -> None:
+    semaphore = ns.semaphore("s", 0)
+    [actor] = start("waiter")
+    actor.make("s", "semaphore", "s")
+    actor.start("method", "s", "acquire", timeout=threading.TIMEOUT_MAX)
+    actor.until_blocked()
+    semaphore.release()
+    assert actor.finish() == 1
+
+
 # ---- signal_and_wait ----
 
 
@@ -357,6 +370,18 @@ def test_wait_on_handles_of_two_namespaces_is_refused(ns: Namespace, wait: Any) 
             signal_and_wait(here, there, 0)
         assert (here.state().count, there.state().count) == (1, 1)
         shmsync.unlink(other.name)
+
+
+def test_two_instances_of_a_namespace_are_one(ns: Namespace) -> None:
+    """Their handles can be waited for together, and the calling thread is one owner in both."""
+    with Namespace(ns.name) as again:
+        here, there = ns.mutex("m"), again.mutex("m")
+        semaphore = again.semaphore(None, 1)
+        assert wait_all([here, semaphore], 0)
+        assert there.acquire(timeout=0)
+        with pytest.raises(ValueError, match="twice"):
+            wait_all([here, there], 0)
+        assert [here.release(), there.release()] == [2, 1]
 
 
 @BOTH

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -111,6 +111,7 @@ class Driver:
         self.main = Worker(self, threading.main_thread())
         self.workers = {"main": self.main}
         self.signals_seen = 0
+        self.armed = False
 
     # ---- the protocol ----
 
@@ -212,11 +213,13 @@ class Driver:
     # ---- calls: signals, warnings, work ----
 
     def do_on_signal(self, number: int, action: str) -> None:
-        """From now on this signal is counted ("count"), or also raises ("raise")."""
+        """From now on this signal is counted ("count"), or also raises: always ("raise"), or once
+        after ``armed`` was set ("raise if armed")."""
 
         def handler(_number: int, _frame: object) -> None:
             self.signals_seen += 1
-            if action == "raise":
+            if action == "raise" or (action == "raise if armed" and self.armed):
+                self.armed = False
                 raise HandlerError
 
         signal.signal(number, handler)
@@ -233,6 +236,30 @@ class Driver:
             with self.handles[key]:
                 pass
         return [warning.category.__name__ for warning in caught]
+
+    def do_take_while_interrupted(self, how: str, keys: Sequence[str], tokens: int) -> int:
+        """Makes a wait over and over, while a handler that raises interrupts it, until so many have
+        succeeded. How many were interrupted."""
+        handles = [self.handles[key] for key in keys]
+        # These must be plain Python functions: Python looks for signals when a call into C returns,
+        # and here it must not do that between the wait's return and the assignment below.
+        waits: dict[str, Callable[[], object]] = {
+            "acquire": handles[-1].acquire,
+            "wait_any": lambda: shmsync.wait_any(handles),
+            "wait_all": lambda: shmsync.wait_all(handles),
+        }
+        wait = waits[how]
+        taken = interrupted = 0
+        while taken < tokens:
+            got = None
+            try:
+                self.armed = True
+                got = wait()
+                self.armed = False
+            except HandlerError:  # the handler has disarmed itself, so from here on nothing raises
+                interrupted += 1
+            taken += got is not None
+        return interrupted
 
     def do_count_up(self, key: str, path: str, times: int) -> None:
         """Adds 1 to the number in a shared file, ``times`` times, each time holding the mutex."""

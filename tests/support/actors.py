@@ -123,7 +123,7 @@ class Actor(ActorThread):
         self.namespace = namespace
         self._replies: dict[int, dict[str, Any]] = {}
         self._unread = b""
-        self._sent = 0
+        self._sent: list[str] = []  # what was asked for; request n is element n - 1
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.actor_main"],
             stdin=subprocess.PIPE,
@@ -177,11 +177,12 @@ class Actor(ActorThread):
         self, thread: str, op: str, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> int:
         """Sends a request; its number."""
-        self._sent += 1
-        request = {"id": self._sent, "thread": thread, "op": op, "args": args, "kwargs": kwargs}
+        self._sent.append(f"{op}{args} on thread {thread}")
+        number = len(self._sent)
+        request = {"id": number, "thread": thread, "op": op, "args": args, "kwargs": kwargs}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        return self._sent
+        return number
 
     def has_reply(self, number: int) -> bool:
         """Has this request been answered?"""
@@ -195,9 +196,8 @@ class Actor(ActorThread):
             left = deadline - time.monotonic()
             if left <= 0:
                 self.discard()
-                pytest.fail(
-                    f"actor {self.label}: no answer to request {number} in {patience:.0f} s"
-                )
+                asked = self._sent[number - 1] if number else "start"
+                pytest.fail(f"actor {self.label}: no answer to {asked} in {patience:.0f} s")
             self._read(left)
         return self._replies.pop(number)
 
