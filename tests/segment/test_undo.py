@@ -70,6 +70,11 @@ class Memory:
         result = libc.pthread_mutex_lock(ctypes.c_void_p(self.address + GATE))
         assert result in (0, errno.EOWNERDEAD)
 
+    def unlock_gate(self) -> None:
+        """Gives it back, by the thread that took it."""
+        assert libc.pthread_mutex_unlock(ctypes.c_void_p(self.address + GATE)) == 0
+        _kept.remove(self)
+
     def log(self, number: int, write: Write) -> None:
         """Fills in an entry; the length does not cover it yet."""
         entry = UNDO + number * SIZES["undo_entry"]

@@ -1,0 +1,1 @@
+"""Killing: at random instants, and at chosen instructions."""
