@@ -2,7 +2,7 @@
 
 A victim is traced. It is let run until it wants the gate, which the test holds; then it gets the
 gate, is stepped so many instructions further, and is killed. So every kill lands inside the gate,
-and every part of a transaction has its turn: before and after each entry of the log, each word, each
+and every part of a transaction has its turn: before and after each entry of the log, word, and
 commit. SHMSYNC_KILLS=10000 kills at every instruction.
 """
 
