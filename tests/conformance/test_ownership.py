@@ -10,7 +10,6 @@ import pytest
 from shmsync import (
     AbandonedMutexWarning,
     Acquired,
-    Mutex,
     MutexState,
     Namespace,
     NotOwnerError,
@@ -20,12 +19,6 @@ from shmsync.engine import Semantics
 from ..conftest import StartActors
 from ..support.watchdog import eventually
 from .needs import needs
-
-
-def use(mutex: Mutex) -> None:
-    """Makes this process one that takes part, not just one that looks on."""
-    assert mutex.acquire(timeout=0) is Acquired.ACQUIRED
-    assert mutex.release() == 1
 
 
 def test_created_owned_means_owned_by_the_calling_thread(ns: Namespace) -> None:
@@ -86,7 +79,6 @@ def test_owner_that_ends_in_whatever_way_abandons_its_mutex(
     ns: Namespace, start: StartActors, end: str, times: int
 ) -> None:
     mutex = ns.mutex("m")
-    use(mutex)
     [actor] = start("owner")
     actor.make("m", "mutex", "m")
     owner = actor.thread("owner") if end == "thread" else actor
@@ -194,7 +186,6 @@ def test_waiter_that_is_killed_takes_nothing_with_it(ns: Namespace, start: Start
 
 def test_with_on_an_abandoned_mutex_warns_and_holds_it(ns: Namespace, start: StartActors) -> None:
     mutex = ns.mutex("m")
-    use(mutex)
     [actor] = start("owner")
     actor.make("m", "mutex", "m")
     actor.method("m", "acquire")
@@ -212,7 +203,6 @@ def test_with_whose_warning_is_an_error_does_not_hold_the_mutex(
     ns: Namespace, start: StartActors
 ) -> None:
     mutex = ns.mutex("m")
-    use(mutex)
     [actor] = start("owner")
     actor.make("m", "mutex", "m")
     actor.method("m", "acquire")
