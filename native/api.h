@@ -99,8 +99,10 @@ int ss_read(struct ss_handle *handle, struct ss_state *state);
 
 /* ---- waiting (handle.c, then the engine) ---- */
 
-/* One wait. `taken` is stored before the call returns, so that a caller that is interrupted between the return
- * and its next instruction can still give back what the wait took (ss_wait_undo). */
+/* One wait. All fields but the arguments are 0 at first. After -EINTR the same request is passed again, to go on,
+ * or to ss_wait_undo, to give up: until then the objects stay, whoever closes their handles. `taken` is stored
+ * before the call returns, so that a caller that is interrupted between the return and its next instruction can
+ * still give back what the wait took. */
 struct ss_wait {
     struct ss_handle *handles[64]; /* in */
     uint32_t count;         /* in: 1 ... 64 */
@@ -111,6 +113,7 @@ struct ss_wait {
     uint32_t index;         /* out: which, or `count` for the alert; 0 for a wait-all */
     uint32_t taken;         /* out: the wait succeeded and its objects are taken */
     uint64_t abandoned;     /* out: bit i: objects[i] was an abandoned mutex */
+    uint32_t under_way;     /* private: -EINTR was returned */
 };
 
 int ss_wait(struct ss_wait *wait);

@@ -113,8 +113,13 @@ void ss_handle_free(struct ss_handle *handle)
     registry_unlock();
 }
 
+/* Goes up in each forked child: a wait of the parent's that a signal handler has forked out of is not under way
+ * in the child, where no call is in flight. */
+static uint32_t forks;
+
 void handles_after_fork(struct ss_namespace *ns)
 {
+    forks++;
     for (struct ss_handle *handle = ns->handles; handle != NULL; handle = handle->next) {
         unsigned state = atomic_load(&handle->state);
 
@@ -398,40 +403,32 @@ static int check_arguments(const struct ss_wait *request)
     return request->signal != NULL && request->signal->ns != ns ? -EINVAL : 0;
 }
 
-/* All handles of a wait, in the order of wait.indexes, then the signal. */
+/* All handles of a wait, in the order of wait.indexes; the last is the alert, or NULL. */
 static struct ss_handle *member(const struct ss_wait *request, uint32_t i)
 {
-    if (i < request->count)
-        return request->handles[i];
-    return i == request->count ? request->alert : request->signal;
+    return i < request->count ? request->handles[i] : request->alert;
+}
+
+static void leave_members(const struct ss_wait *request, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (member(request, i) != NULL)
+            leave(member(request, i));
+    }
 }
 
 static int enter_members(const struct ss_wait *request)
 {
-    int rc = 0;
-    uint32_t i;
+    int rc;
 
-    for (i = 0; rc == 0 && i < request->count + 2; i++) {
-        if (member(request, i) != NULL)
-            rc = begin(member(request, i), true);
+    for (uint32_t i = 0; i <= request->count; i++) {
+        rc = member(request, i) != NULL ? begin(member(request, i), true) : 0;
+        if (rc < 0) {
+            leave_members(request, i);
+            return rc;
+        }
     }
-    if (rc == 0)
-        return 0;
-    while (i-- > 1) { /* the last one refused */
-        if (member(request, i - 1) != NULL)
-            leave(member(request, i - 1));
-    }
-    return rc;
-}
-
-static void leave_members(const struct ss_wait *request, struct ss_handle *signal)
-{
-    for (uint32_t i = 0; i < request->count; i++)
-        leave(request->handles[i]);
-    if (request->alert != NULL)
-        leave(request->alert);
-    if (signal != NULL)
-        leave(signal);
+    return 0;
 }
 
 static void describe_wait(const struct ss_wait *request, struct wait *wait)
@@ -468,12 +465,18 @@ void wait_publish(struct wait *wait)
 static int64_t signal_once(struct ss_handle *handle, uint32_t owner)
 {
     const struct engine *engine = handle->ns->engine;
+    int64_t result = begin(handle, true);
 
+    if (result < 0)
+        return result;
     if (handle->kind == SS_SEMAPHORE)
-        return engine->semaphore_release(object_of(handle), 1);
-    if (handle->kind == SS_MUTEX)
-        return engine->mutex_unlock(object_of(handle), owner);
-    return engine->event_set(object_of(handle));
+        result = engine->semaphore_release(object_of(handle), 1);
+    else if (handle->kind == SS_MUTEX)
+        result = engine->mutex_unlock(object_of(handle), owner);
+    else
+        result = engine->event_set(object_of(handle));
+    leave(handle);
+    return result;
 }
 
 static int wait_entered(struct ss_wait *request)
@@ -485,7 +488,8 @@ static int wait_entered(struct ss_wait *request)
     rc = owner_register(wait.ns, &wait.self);
     if (rc == 0 && request->signal != NULL) {
         rc = signal_once(request->signal, wait.self->id);
-        request->signal = NULL; /* once, even if the wait is interrupted and called again */
+        if (rc >= 0)
+            request->signal = NULL; /* once, however often the wait is interrupted */
     }
     if (rc < 0)
         return (int)rc;
@@ -502,16 +506,19 @@ static int wait_entered(struct ss_wait *request)
 
 int ss_wait(struct ss_wait *request)
 {
-    struct ss_handle *signal = request->signal;
-    int rc = check_arguments(request);
+    int rc = 0;
 
-    request->taken = 0;
-    if (rc == 0)
-        rc = enter_members(request);
-    if (rc < 0)
-        return rc;
+    if (request->under_way != forks + 1) {
+        rc = check_arguments(request);
+        if (rc == 0)
+            rc = enter_members(request);
+        if (rc < 0)
+            return rc;
+    }
     rc = wait_entered(request);
-    leave_members(request, signal);
+    request->under_way = rc == -EINTR ? forks + 1 : 0;
+    if (rc != -EINTR)
+        leave_members(request, request->count + 1);
     return rc;
 }
 
@@ -536,6 +543,9 @@ static void give_back(struct ss_handle *handle, bool abandoned)
 
 int ss_wait_undo(struct ss_wait *request)
 {
+    if (request->under_way == forks + 1)
+        leave_members(request, request->count + 1);
+    request->under_way = 0;
     if (!request->taken)
         return 0;
     request->taken = 0;

@@ -78,8 +78,9 @@
  *     byte 64 + n       exclusive, held by the process in process slot n for as long as it has the slot
  *
  * Creation: whoever opens takes byte 0; if it then gets byte 1 exclusively, nobody lives in the segment, and
- * unless that is a valid persistent one it is formatted. The magic word is stored last, so a creator that was
- * killed half way leaves a file that the next one formats again.
+ * unless that is a valid persistent one it makes a new one: it unlinks what is there and formats an empty file.
+ * The magic word is stored last, so a creator that was killed half way leaves what the next one does not take
+ * for a segment.
  *
  * Order of locks, outermost first: byte 0, the process's own registry lock (segment.c), the gate. The server
  * lock is taken before the gate. A liveness mutex is only tried, never waited for, and only under the gate.

@@ -212,9 +212,8 @@ static int format(struct ss_attach *request, int fd, const struct stat *file)
         return -errno;
     rc = posix_fallocate(fd, 0, (off_t)size); /* a full /dev/shm says so here, not by SIGBUS later */
     if (rc != 0) {
-        if (ftruncate(fd, 0) < 0 || rc == EINTR)
-            return -rc;
-        shm_unlink(request->shm_name); /* the name would be of no use to anybody */
+        if (ftruncate(fd, 0) < 0)
+            return -errno;
         return rc == ENOSPC || rc == EFBIG || rc == ENOMEM ? refuse(request, -ENOSPC, SS_WHY_NO_SPACE, size) : -rc;
     }
     if (file->st_uid == geteuid() && fchmod(fd, (mode_t)request->mode) < 0) /* the umask has no say */
@@ -233,19 +232,27 @@ static int format(struct ss_attach *request, int fd, const struct stat *file)
     return rc;
 }
 
-static int start_format(struct ss_attach *request, int fd, const struct stat *file, struct header *header)
+/* Nobody lives in the file, and it is not to persist. What a dead segment left is not overwritten but unlinked,
+ * and the caller begins again with a file of that name that is empty: somebody may be looking at the old one, and
+ * would get SIGBUS if it shrank. (If it may not be unlinked, because it is another user's, it is overwritten.) */
+static int start_anew(struct ss_attach *request, int fd, const struct stat *file, struct header *header)
 {
-    const struct engine *engine;
-    int rc;
+    const struct engine *engine = engine_by_id(request->new_engine);
+    int rc = 0;
 
     if (!(request->flags & SS_CREATE))
         return -ENOENT;
-    engine = engine_by_id(request->new_engine);
     if (engine == NULL)
         return -EINVAL;
-    if (engine->probe() < 0)
-        return refuse(request, engine->probe(), SS_WHY_NO_WAITV, 0);
-    rc = format(request, fd, file);
+    if (file->st_size > 0 && shm_unlink(request->shm_name) == 0)
+        return -ESTALE;
+    rc = engine->probe();
+    if (rc < 0)
+        rc = refuse(request, rc, SS_WHY_NO_WAITV, 0);
+    if (rc == 0)
+        rc = format(request, fd, file);
+    if (rc < 0 && rc != -EINTR)
+        shm_unlink(request->shm_name); /* an empty file is of no use to anybody */
     if (rc == 0 && read_header(fd, header) != CONTENT_OURS)
         rc = -EBADMSG;
     return rc;
@@ -265,7 +272,7 @@ static int settle_content(struct ss_attach *request, int fd, const struct stat *
     if (content == CONTENT_FOREIGN || (content == CONTENT_NOTHING && !alone))
         return refuse(request, -EBADMSG, content == CONTENT_FOREIGN ? SS_WHY_FOREIGN : SS_WHY_DAMAGED, 0);
     if (alone && !persists) {
-        rc = start_format(request, fd, file, header);
+        rc = start_anew(request, fd, file, header);
     } else {
         rc = check_header(request, header, (uint64_t)file->st_size);
         if (rc == 0 && (request->flags & SS_EXCLUSIVE))
@@ -303,7 +310,9 @@ static struct ss_namespace *map(const struct ss_attach *request, int fd, const s
         return NULL;
     ns->geometry = geometry_of(header->capacity, header->threads);
     ns->open_counts = calloc(header->capacity, sizeof *ns->open_counts);
-    base = mmap(NULL, (size_t)ns->geometry.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    /* Not through the descriptor that holds the locks: a mapping keeps its open file description alive, so the
+     * locks would outlive the process in the mappings of its forked children. */
+    base = mmap(NULL, (size_t)ns->geometry.size, PROT_READ | PROT_WRITE, MAP_SHARED, request->fd, 0);
     ns->base = base == MAP_FAILED ? NULL : base;
     if (ns->open_counts == NULL || ns->base == NULL) {
         release_mapping(ns);

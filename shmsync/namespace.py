@@ -87,7 +87,7 @@ def open_shm(name: str, *, create: bool) -> int:
             raise PermissionError(
                 errno.EACCES, "no permission to open the namespace's segment", name
             ) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what posix_ipc makes of EISDIR
             raise _not_a_segment(name, error) from error
         try:
             # Not O_CREAT alone: that is refused to root for files of others (fs.protected_regular).
@@ -105,11 +105,13 @@ _IN_THE_WAY: Final = {
 }
 
 
-def _not_a_segment(name: str, error: OSError) -> OSError:
-    what = _IN_THE_WAY.get(error.errno or 0)
-    if what is None:
-        return OSError(error.errno, error.strerror or str(error), name)
-    return BrokenError(error.errno, f"its place in /dev/shm is taken by {what}", name)
+def _not_a_segment(name: str, error: OSError | ValueError) -> OSError:
+    # shm_open answers EINVAL for a directory, of which posix_ipc makes a ValueError.
+    number = errno.EISDIR if isinstance(error, ValueError) else error.errno or 0
+    if number in _IN_THE_WAY:
+        text = f"its place in /dev/shm is taken by {_IN_THE_WAY[number]}"
+        return BrokenError(number, text, name)
+    return OSError(number, os.strerror(number), name)
 
 
 def unlink(name: str) -> None:
