@@ -87,7 +87,7 @@ int sweeper_start(struct ss_namespace *ns)
     sigset_t all, before;
     int rc;
 
-    if (ns->sweeper_running)
+    if (ns->sweeper_running || !BACKGROUND_THREADS)
         return 0;
     store32_relaxed(&ns->sweeper_stop, 0);
     pthread_attr_init(&attributes);

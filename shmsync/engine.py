@@ -103,4 +103,3 @@ def table() -> str:
         marks = ("yes" if flag in engine.semantics else "no" for engine in known.values())
         lines.append(f"| {meaning} | " + " | ".join(marks) + " |")
     return "\n".join(lines)
-

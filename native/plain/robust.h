@@ -45,6 +45,9 @@ typedef union {
 #define PER_THREAD(type, name) __thread type name
 #define per_thread(name) name
 
+/* May a process have threads that its program has not started? */
+enum { BACKGROUND_THREADS = 1 };
+
 /* The kernel's number of the calling thread, to show. */
 static inline uint32_t thread_number(void)
 {

@@ -25,6 +25,9 @@ typedef union {
 #define PER_THREAD(type, name) __thread type name##_of_[STEP_THREADS_MAX + 1]
 #define per_thread(name) name##_of_[step_self()]
 
+/* None that would take steps of their own: the sweeper is a thread of the program that a test writes. */
+enum { BACKGROUND_THREADS = 0 };
+
 uint32_t step_self(void);
 uint32_t thread_number(void);
 

@@ -455,6 +455,22 @@ int sched_result(uint32_t number, uint32_t op, struct sched_result *out)
     return 0;
 }
 
+void sched_words(uint32_t index, uint32_t words[2])
+{
+    words[0] = segment_object(segment, index)->word0.word_;
+    words[1] = segment_object(segment, index)->word1.word_;
+}
+
+uint32_t sched_owner_id(uint32_t number)
+{
+    struct registration *self;
+
+    running = number + 1;
+    self = owner_registered(segment);
+    running = 0;
+    return self == NULL ? 0 : self->id;
+}
+
 uint32_t sched_events(void)
 {
     return event_count;
@@ -515,7 +531,6 @@ int sched_begin(struct ss_namespace *ns, uint32_t count, uint32_t registered)
     thread_count = count;
     register_first = registered != 0;
     wide_values_refused = real_refuses_wide_values();
-    ns->sweeper_running = true; /* the sweeper is one of the threads, if the program wants one */
     snapshot = malloc((size_t)ns->geometry.size);
     if (snapshot == NULL)
         return -ENOMEM;
@@ -600,7 +615,6 @@ void sched_end(void)
     reset_handles();
     free(snapshot);
     snapshot = NULL;
-    segment->sweeper_running = false;
     thread_count = 0;
 }
 

@@ -98,6 +98,9 @@ int sched_grant(uint32_t thread, uint32_t kind);
 int sched_can(uint32_t thread, uint32_t kind);
 int sched_thread(uint32_t thread, struct sched_thread_view *out);
 int sched_result(uint32_t thread, uint32_t op, struct sched_result *out);
+/* The two words of an object, and the owner id of a registered thread (0: it is not registered). */
+void sched_words(uint32_t index, uint32_t words[2]);
+uint32_t sched_owner_id(uint32_t thread);
 uint32_t sched_events(void);
 int sched_event(uint32_t number, struct sched_event *out);
 void sched_end(void);
