@@ -1,0 +1,152 @@
+"""What a scenario is, and how it is run.
+
+A scenario shows for one entry of the catalogue and one or more engines whether the failure occurs.
+It is a function that gets an empty stage (threads under the scheduler, see
+``shmsync_tools.stage``), puts objects and threads on it, runs a script of steps, looks, and returns
+a ``Finding``:
+
+    @scenario(2, engines=("fsync",))
+    def lost_wake_up(stage: Stage) -> Finding:
+        x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
+        a = stage.thread("A", wait(x, y, all=True))
+        ...
+        stage.start()
+        stage.say("A takes X, and is held before it tries Y")
+        a.until("cas", y)
+        ...
+        return occurs_if(b.state is State.SLEEPING and stage.words()["X"][0] == 1,
+                         "B sleeps although X is signaled", nt="X stays B's: ...")
+
+It may not sleep, ask the clock or depend on chance: the same run gives the same finding every time.
+A scenario that needs real processes takes no stage (``stage=False``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from shmsync_tools.stage import Stage, Step
+
+
+class Verdict(Enum):
+    """What a cell of the matrix says."""
+
+    OCCURS = "occurs"
+    CANNOT_OCCUR = "cannot occur"
+    PREVENTED = "prevented by the API"
+    NOT_REPRODUCED = "not reproduced"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a scenario has found: the verdict; what was seen that proves it, in one or two
+    sentences; and what NT does in the same situation."""
+
+    verdict: Verdict
+    seen: str
+    nt: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark of the script between two steps: it stands before step number ``before`` of the
+    trace."""
+
+    before: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One scenario, run: everything that a trace or a drawing needs."""
+
+    number: int
+    engine: str
+    title: str
+    finding: Finding
+    #: Names of the threads, in order, with the calls that each makes, as a reader would write them.
+    threads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Names of the objects, in order, with their kinds.
+    objects: dict[str, str] = field(default_factory=dict)
+    #: The two words of each object before the first step.
+    before: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: Where each thread stood at the end: "done", "sleeping", "dead", ...
+    ended: dict[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A registered scenario."""
+
+    number: int engines: tuple[str, ...] title: str run_on: Callable[[Stage], Finding] |
+    Callable[[str], Finding] stage: bool #: Shown by forcing something that the API does not do (a
+    forged id, a sweep of a living thread). forced: str | None
+
+    def run(self, engine: str) -> Run:
+        """Runs it on an engine."""
+        if not self.stage:
+            finding = self.run_on(engine)  # type: ignore[arg-type]
+            return Run(self.number, engine, self.title, finding)
+        with ScriptedStage(engine) as stage:
+            finding = self.run_on(stage)  # type: ignore[arg-type]
+            return Run(
+                self.number,
+                engine,
+                self.title,
+                finding,
+                {each.name: tuple(call.text for call in each.calls) for each in stage.threads},
+                {each.name: each.kind for each in stage.objects},
+                stage.first_words,
+                {each.name: each.state.name.lower() for each in stage.threads},
+                tuple(stage.trace),
+                tuple(stage.notes),
+            )
+
+
+class ScriptedStage(Stage):
+    """A stage whose script comments on what it does."""
+
+    def __init__(self, engine: str) -> None:
+        super().__init__(engine)
+        self.notes: list[Note] = []
+        self.first_words: dict[str, tuple[int, int]] = {}
+
+    def restart(self) -> None:
+        super().restart()
+        self.notes = []
+        self.first_words = self.words()
+
+    def say(self, text: str) -> None:
+        """A remark for the reader of the trace, about the steps that follow."""
+        self.notes.append(Note(len(self.trace), text))
+
+
+SCENARIOS: dict[tuple[int, str], Scenario] = {}
+
+
+def scenario(
+    number: int, *, engines: tuple[str, ...], stage: bool = True, forced: str | None = None
+) -> Callable[[Callable[..., Finding]], Callable[..., Finding]]:
+    """Registers a function as the scenario of a catalogue entry for some engines. The first line of
+    its docstring is its title."""
+
+    def register(function: Callable[..., Finding]) -> Callable[..., Finding]:
+        title = (function.__doc__ or function.__name__).strip().splitlines()[0]
+        for engine in engines:
+            assert (number, engine) not in SCENARIOS, f"F{number} on {engine} twice"
+            SCENARIOS[number, engine] = Scenario(number, engines, title, function, stage, forced)
+        return function
+
+    return register
+
+
+def occurs_if(failed: bool, seen: str, *, nt: str, otherwise: str = "") -> Finding:
+    """The failure occurs if the observation holds; else it cannot occur by this script, and
+    ``otherwise`` says what was seen instead."""
+    if failed:
+        return Finding(Verdict.OCCURS, seen, nt)
+    return Finding(Verdict.CANNOT_OCCUR, otherwise or f"not seen: {seen}", nt)
