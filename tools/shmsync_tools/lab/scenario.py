@@ -66,7 +66,8 @@ class Run:
     engine: str
     title: str
     finding: Finding
-    #: Names of the threads, in order, with the calls that each makes, as a reader would write them.
+    #: Names of the threads, in order, with the calls that each makes, as a reader would write
+    #: them.
     threads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: Names of the objects, in order, with their kinds.
     objects: dict[str, str] = field(default_factory=dict)
