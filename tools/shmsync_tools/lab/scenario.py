@@ -83,9 +83,13 @@ class Run:
 class Scenario:
     """A registered scenario."""
 
-    number: int engines: tuple[str, ...] title: str run_on: Callable[[Stage], Finding] |
-    Callable[[str], Finding] stage: bool #: Shown by forcing something that the API does not do (a
-    forged id, a sweep of a living thread). forced: str | None
+    number: int
+    engines: tuple[str, ...]
+    title: str
+    run_on: Callable[[Stage], Finding] | Callable[[str], Finding]
+    stage: bool
+    #: What it forces that the API does not do (a forged id, a sweep of a living thread), or None.
+    forced: str | None
 
     def run(self, engine: str) -> Run:
         """Runs it on an engine."""
