@@ -1,5 +1,5 @@
-"""The same bound for tests that hang as in tests/segment."""
+"""What every test gets in tests/segment."""
 
-from ..segment.conftest import _interrupted
+from ..segment.conftest import _interrupted, _nothing_mapped
 
-__all__ = ["_interrupted"]
+__all__ = ["_interrupted", "_nothing_mapped"]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from shmsync import Namespace
+
 from ..conftest import unique_name
 from ..support.checkers import path_of
-from ..support.watchdog import PATIENCE
+from ..support.watchdog import PATIENCE, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,20 @@ def _interrupted(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+
+
+def mapped() -> int:
+    """How many mappings of segments this process has, once it has left what it can leave."""
+    Namespace(unique_name("sweep"), capacity=1, threads=1).close()
+    return Path("/proc/self/maps").read_text().count("/dev/shm/shmsync-")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_mapped() -> Iterator[None]:
+    """Nothing stays mapped after a test: what does is owned, or its threads have not ended."""
+    before = mapped()
+    yield
+    eventually(lambda: mapped() <= before, "all segments are unmapped")
 
 
 @pytest.fixture

@@ -242,6 +242,7 @@ def test_a_pickled_handle_is_the_same_object_in_an_unrelated_process(ns: Namespa
     assert tokens.state().count == 3
     assert elsewhere(lock, "int(thing.acquire(timeout=0))") == "0"
     assert elsewhere(lock, "thing.slot, thing.generation") == str((lock.slot, lock.generation))
+    lock.release()
 
 
 def test_a_pickled_namespace_is_the_same_in_an_unrelated_process(ns: Namespace) -> None:
