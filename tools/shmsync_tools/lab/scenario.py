@@ -6,7 +6,7 @@ It is a function that gets an empty stage (threads under the scheduler, see
 a ``Finding``:
 
     @scenario(2, engines=("fsync",))
-    def lost_wake_up(stage: Stage) -> Finding:
+    def lost_wake_up(stage: ScriptedStage) -> Finding:
         x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
         a = stage.thread("A", wait(x, y, all=True))
         ...
@@ -23,11 +23,13 @@ A scenario that needs real processes takes no stage (``stage=False``).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shmsync_tools.stage import Stage, Step
+from shmsync._traced import lib
+from shmsync_tools.stage import Call, Grant, Result, Stage, Step, Thread
 
 
 class Verdict(Enum):
@@ -59,6 +61,17 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """A call has returned: after step number ``after`` of the trace (0: before the first). ``text``
+    is what it says to its caller."""
+
+    after: int
+    thread: str
+    call: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One scenario, run: everything that a trace or a drawing needs."""
 
@@ -77,6 +90,9 @@ class Run:
     ended: dict[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     notes: tuple[Note, ...] = ()
+    returns: tuple[Returned, ...] = ()
+    #: Names of the threads by the owner ids that stand in the mutexes' words.
+    owners: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,7 @@ class Scenario:
     number: int
     engines: tuple[str, ...]
     title: str
-    run_on: Callable[[Stage], Finding] | Callable[[str], Finding]
+    run_on: Callable[[ScriptedStage], Finding] | Callable[[str], Finding]
     stage: bool
     #: What it forces that the API does not do (a forged id, a sweep of a living thread), or None.
     forced: str | None
@@ -96,7 +112,8 @@ class Scenario:
         if not self.stage:
             finding = self.run_on(engine)  # type: ignore[arg-type]
             return Run(self.number, engine, self.title, finding)
-        with ScriptedStage(engine) as stage:
+        stage = ScriptedStage(engine)
+        with stage:
             finding = self.run_on(stage)  # type: ignore[arg-type]
             return Run(
                 self.number,
@@ -109,25 +126,71 @@ class Scenario:
                 {each.name: each.state.name.lower() for each in stage.threads},
                 tuple(stage.trace),
                 tuple(stage.notes),
+                tuple(stage.returns),
+                stage.owners,
             )
 
 
 class ScriptedStage(Stage):
-    """A stage whose script comments on what it does."""
+    """A stage whose script comments on what it does, and that notes what the calls return."""
 
     def __init__(self, engine: str) -> None:
         super().__init__(engine)
         self.notes: list[Note] = []
+        self.returns: list[Returned] = []
+        self.owners: dict[int, str] = {}
         self.first_words: dict[str, tuple[int, int]] = {}
 
     def restart(self) -> None:
         super().restart()
         self.notes = []
+        self.returns = []
         self.first_words = self.words()
+        self._note_returns()
+
+    def grant(self, thread: Thread, grant: Grant) -> None:
+        super().grant(thread, grant)
+        self._note_returns()
 
     def say(self, text: str) -> None:
         """A remark for the reader of the trace, about the steps that follow."""
         self.notes.append(Note(len(self.trace), text))
+
+    def _note_returns(self) -> None:
+        known = {(each.thread, each.call) for each in self.returns}
+        for thread in self.threads:
+            self.owners[int(lib.sched_owner_id(thread.number))] = thread.name
+            for number in range(min(thread.call + 1, len(thread.calls))):
+                if (thread.name, number) not in known and thread.results[number].finished:
+                    text = answer(self, thread.calls[number], thread.results[number])
+                    self.returns.append(Returned(len(self.trace), thread.name, number, text))
+        self.owners.pop(0, None)
+
+
+def answer(stage: Stage, call: Call, result: Result) -> str:
+    """What a call that has returned says to its caller, for a reader."""
+    if result.code == -errno.ETIMEDOUT:
+        return "timed out"
+    if result.code < 0:
+        return errno.errorcode[-result.code]
+    if call.what == lib.CALL_READ:
+        return _state(stage, call.objects[0].kind, result.state)
+    if call.what != lib.CALL_WAIT:
+        return "" if call.text == "sweep()" else f"was {result.code}"
+    if call.alert is not None and result.index == len(call.objects):
+        return f"alerted by {call.alert.name}"
+    taken = call.objects if call.all else call.objects[result.index : result.index + 1]
+    abandoned = " (abandoned)" if result.abandoned else ""
+    return f"took {' and '.join(each.name for each in taken)}{abandoned}"
+
+
+def _state(stage: Stage, kind: str, state: dict[str, int]) -> str:
+    if kind == "semaphore":
+        return f"count {state['count']} of {state['maximum']}"
+    if kind == "mutex":
+        abandoned = ", abandoned" if state["abandoned"] else ""
+        return f"owner {stage.owner_name(state['owner'])}, count {state['count']}{abandoned}"
+    return "set" if state["signaled"] else "reset"
 
 
 SCENARIOS: dict[tuple[int, str], Scenario] = {}
