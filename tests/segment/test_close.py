@@ -390,6 +390,41 @@ def test_processes_that_exit_at_the_same_time_leave_no_file() -> None:
         assert not left
 
 
+def test_a_process_that_takes_its_time_to_exit_keeps_nobody_waiting() -> None:
+    slow = """
+import atexit, sys
+atexit.register(input)  # runs after all that the library has registered
+import shmsync
+namespace = shmsync.Namespace(sys.argv[1])
+print("attached", flush=True)
+input()
+atexit.register(print, "exits", flush=True)
+"""
+    with segment() as namespace:
+        process = subprocess.Popen(
+            [sys.executable, "-c", slow, namespace.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"attached\n"
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"exits\n"
+            eventually(lambda: "_wait" in wchan(process.pid) or "read" in wchan(process.pid))
+            collect(namespace.name)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def wchan(pid: int) -> str:
+    """What in the kernel a process sleeps in."""
+    return Path(f"/proc/{pid}/wchan").read_text()
+
+
 def users_count(name: str) -> int:
     """How many living processes a namespace has; 0 if there is none."""
     try:

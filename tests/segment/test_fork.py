@@ -151,6 +151,39 @@ def test_fork_from_a_thread(ns: Namespace) -> None:
     assert results == ["NotOwnerError", 1]
 
 
+def test_fork_while_another_thread_opens_and_closes_namespaces() -> None:
+    names = [unique_name() for _ in range(4)]
+    rounds: list[int] = []
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for name in names:
+                with Namespace(name, capacity=16, threads=64) as namespace:
+                    namespace.event("event").set()
+            rounds.append(1)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    children = []
+    try:
+        for _ in range(30):  # living on, with whatever the thread had open at that instant
+            children.append(Child(lambda link: link.recv()))
+        for _ in range(3):
+            before = len(rounds)
+            eventually(lambda: len(rounds) > before, "the thread goes on")  # noqa: B023
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+        for child in children:
+            with child:
+                pass
+        for name in names:  # a child may have been the last user
+            with Namespace(name):
+                pass
+    assert not [name for name in names if os.path.exists(path_of(name))]
+
+
 # ---- the child's references count ----
 
 MANY = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from collections.abc import Iterator
@@ -17,7 +18,17 @@ from shmsync.engine import Engine
 from ..conftest import unique_name
 from ..support.checkers import check, path_of
 from ..support.watchdog import eventually
-from .helpers import NOBODY, Child, become, error_of, needs_root, python, segment
+from .helpers import (
+    NOBODY,
+    Child,
+    become,
+    collect,
+    error_of,
+    in_child,
+    needs_root,
+    python,
+    segment,
+)
 
 #: Options of a namespace that is open to all.
 FOR_ALL = {"mode": 0o666, "capacity": 16, "threads": 4}
@@ -195,3 +206,24 @@ def test_a_persistent_segment_moves_to_the_pid_namespace_that_uses_it() -> None:
         with Namespace(namespace.name, create=False) as again:
             assert again.event("event", create=False).set() is False
             assert elsewhere(OPEN, namespace.name).startswith("UnsupportedError")
+
+
+NEW_PID_NAMESPACE = 0x20000000
+
+
+@needs_root
+def test_a_child_forked_into_another_pid_namespace_is_told_so() -> None:
+    with segment() as namespace:
+        event, lock = namespace.event("event"), namespace.mutex("lock")
+
+        def fork_elsewhere() -> list[str] | None:
+            if ctypes.CDLL(None).unshare(NEW_PID_NAMESPACE) != 0:
+                return None
+            return in_child(lambda: [error_of(event.set)[0], error_of(lock.acquire)[0]])  # type: ignore[no-any-return]
+
+        errors = in_child(fork_elsewhere)
+        if errors is None:
+            pytest.skip("pid namespaces are not allowed here")
+        assert errors == ["UnsupportedError"] * 2
+        assert event.set() is False
+        collect(namespace.name)
