@@ -25,21 +25,53 @@ TOLD: Final = "not to be shown by steps"
 
 @dataclass(frozen=True)
 class Entry:
-    """One failure. ``schemes`` are those that have it, of "esync" and "fsync"; ``shown`` is how
-    it can be made to happen; ``text`` tells it; ``nt`` is what NT does instead.""" number: int
-    title: str schemes: tuple[str, ...] shown: str text: str nt: str @property def chapter(self)
-    -> str: """The part of the catalogue that it belongs to.""" return next(name for last, name
-    in CHAPTERS if self.number <= last) #: Last entry and name of each chapter. CHAPTERS: Final
-    = ( (17, "Waiting for all"), (25, "Pulse, set and reset"), (35, "Who gets it, and when"),
-    (47, "Dying threads and processes"), (54, "Shared memory as an interface"), (62, "Lifetime
-    and cost"), ) E: Final = ("esync",) F: Final = ("fsync",) EF: Final = ("esync", "fsync") def
-    _entry( number: int, schemes: tuple[str, ...], shown: str, title: str, text: str, nt: str )
-    -> Entry: return Entry(number, title, schemes, shown, " ".join(text.split()), "
-    ".join(nt.split())) _WAITING_FOR_ALL: Final = [ _entry( 1, EF, HELD, "A wait-all that is
-    half done can be seen", """A wait-all takes its objects one after the other. Between the
-    first and the last, others find the first gone: a poll for it times out, a query says it is
-    reset, a set reports that it was reset before. Then the last one cannot be had, the first is
-    put back, and nobody ever had it.""",
+    """One failure. ``schemes`` are those that have it, of "esync" and "fsync"; ``shown`` is how it
+    can be made to happen; ``text`` tells it; ``nt`` is what NT does instead."""
+
+    number: int
+    title: str
+    schemes: tuple[str, ...]
+    shown: str
+    text: str
+    nt: str
+
+    @property
+    def chapter(self) -> str:
+        """The part of the catalogue that it belongs to."""
+        return next(name for last, name in CHAPTERS if self.number <= last)
+
+
+#: Last entry and name of each chapter.
+CHAPTERS: Final = (
+    (17, "Waiting for all"),
+    (25, "Pulse, set and reset"),
+    (35, "Who gets it, and when"),
+    (47, "Dying threads and processes"),
+    (54, "Shared memory as an interface"),
+    (62, "Lifetime and cost"),
+)
+
+E: Final = ("esync",)
+F: Final = ("fsync",)
+EF: Final = ("esync", "fsync")
+
+
+def _entry(
+    number: int, schemes: tuple[str, ...], shown: str, title: str, text: str, nt: str
+) -> Entry:
+    return Entry(number, title, schemes, shown, " ".join(text.split()), " ".join(nt.split()))
+
+
+_WAITING_FOR_ALL: Final = [
+    _entry(
+        1,
+        EF,
+        HELD,
+        "A wait-all that is half done can be seen",
+        """A wait-all takes its objects one after the other. Between the first and the last,
+        others find the first gone: a poll for it times out, a query says it is reset, a set
+        reports that it was reset before. Then the last one cannot be had, the first is put
+        back, and nobody ever had it.""",
         """Either all are taken at one instant or none is: what a wait-all does not get, others
         never miss.""",
     ),
