@@ -203,6 +203,20 @@ def test_pickle_of_a_namespace_that_was_made_anew_is_refused(ns: Namespace) -> N
 # ---- exclusion ----
 
 
+def run_at_once(work: Callable[[], None], threads: int) -> None:
+    """Runs it on several threads that Python switches between as often as it can."""
+    running = [threading.Thread(target=work) for _ in range(threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+
 def test_threads_of_one_process_exclude_each_other(ns: Namespace) -> None:
     """A counter that is read, then written, with a chance for a switch between."""
     mutex, value = ns.mutex(), [0]
@@ -214,40 +228,27 @@ def test_threads_of_one_process_exclude_each_other(ns: Namespace) -> None:
                 os.sched_yield()
                 value[0] = before + 1
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_at_once(count, 4)
     assert value == [4000]
 
 
-def test_semaphore_lets_in_as_many_threads_as_it_has_tokens(ns: Namespace) -> None:
-    semaphore, inside, most = ns.semaphore(None, 2, maximum=2), [0], [0]
-    counting = threading.Lock()
+def test_semaphore_lets_in_no_more_threads_than_it_has_tokens(ns: Namespace) -> None:
+    semaphore = ns.semaphore(None, 2, maximum=2)
+    inside: list[int] = []
+    seen: set[int] = set()
 
     def visit() -> None:
         for _ in range(300):
             with semaphore:
-                with counting:
-                    inside[0] += 1
-                    most[0] = max(most[0], inside[0])
+                inside.append(1)
+                seen.add(len(inside))
                 os.sched_yield()
-                with counting:
-                    inside[0] -= 1
+                inside.pop()
 
-    threads = [threading.Thread(target=visit) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [2]
+    run_at_once(visit, 5)
+    assert seen <= {1, 2}
     assert semaphore.state().count == 2
+    assert [bool(semaphore.acquire(timeout=0)) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.seconds(600)
