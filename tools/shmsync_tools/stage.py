@@ -321,6 +321,8 @@ class Stage:
         self.objects: list[Object] = []
         self.threads: list[Thread] = []
         self.trace: list[Step] = []
+        #: The objects' words before the first step.
+        self.first_words: dict[str, tuple[int, int]] = {}
         self._started = False
         self._attach(by_name(engine).number)
         Stage._open = self
@@ -411,6 +413,7 @@ class Stage:
         """Back to the beginning of the program."""
         self.trace = []
         lib.sched_restart()
+        self.first_words = self.words()
 
     def grant(self, thread: Thread, grant: Grant) -> None:
         """Grants a thread a step, a timeout or death, and records it in ``trace``."""

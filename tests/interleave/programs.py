@@ -1,0 +1,126 @@
+"""The small programs whose interleavings are explored, by name.
+
+Each function puts two to five threads and one to three objects on a stage. ``relaxed`` programs are
+those that every engine has to get right: one object at a time, no pulse, nobody dies. What the
+others show of ``fsync`` is expected, and named by its number in the lab's catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shmsync_tools.stage import SOME_TIME, Stage, clear, pulse, release, set_, sweep, unlock, wait
+
+Program = Callable[[Stage], None]
+
+
+def two_waiters_two_releases(stage: Stage) -> None:
+    """Two waiters and two releases on one semaphore."""
+    s = stage.semaphore("S")
+    stage.thread("A", wait(s))
+    stage.thread("B", wait(s))
+    stage.thread("C", release(s))
+    stage.thread("D", release(s))
+
+
+def waiter_and_two_releases(stage: Stage) -> None:
+    """One waiter and two releases."""
+    s = stage.semaphore("S")
+    stage.thread("A", wait(s))
+    stage.thread("B", release(s))
+    stage.thread("C", release(s))
+
+
+def releases_at_the_maximum(stage: Stage) -> None:
+    """Two releases where there is room for one, and a wait that makes room."""
+    s = stage.semaphore("S", count=1, maximum=2)
+    stage.thread("A", release(s))
+    stage.thread("B", release(s))
+    stage.thread("C", wait(s))
+
+
+def contenders_with_recursion(stage: Stage) -> None:
+    """Two contenders for a mutex, one of them twice."""
+    m = stage.mutex("M")
+    stage.thread("A", wait(m), wait(m), unlock(m), unlock(m))
+    stage.thread("B", wait(m), unlock(m))
+
+
+def three_contenders(stage: Stage) -> None:
+    """Three contenders for a mutex."""
+    m = stage.mutex("M")
+    for name in "ABC":
+        stage.thread(name, wait(m), unlock(m))
+
+
+def set_against_timeout(stage: Stage) -> None:
+    """A set against the timeout of a waiter on an auto-reset event."""
+    e = stage.event("E")
+    stage.thread("A", wait(e, timeout=SOME_TIME))
+    stage.thread("B", set_(e))
+
+
+def set_and_clear_against_poll(stage: Stage) -> None:
+    """Set and clear of a manual-reset event, against two polls."""
+    e = stage.event("E", manual=True)
+    stage.thread("A", set_(e), clear(e))
+    stage.thread("B", wait(e, timeout=0), wait(e, timeout=0))
+
+
+def any_of_two(stage: Stage) -> None:
+    """Two waits for any of two semaphores, and a release of each."""
+    s, t = stage.semaphore("S"), stage.semaphore("T")
+    stage.thread("A", wait(s, t), wait(s, t))
+    stage.thread("B", release(s))
+    stage.thread("C", release(t))
+
+
+def poll_beside_a_taker(stage: Stage) -> None:
+    """Two tokens, a poll and a wait: neither can ever find the semaphore empty (F31)."""
+    s = stage.semaphore("S", count=2)
+    stage.thread("A", wait(s, timeout=0))
+    stage.thread("B", wait(s))
+
+
+def all_against_any(stage: Stage) -> None:
+    """A wait for all that is cut short, against a waiter on one of its objects (F1, F2)."""
+    x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
+    stage.thread("A", wait(x, y, all=True))
+    stage.thread("B", wait(x))
+    stage.thread("C", clear(y))
+
+
+def pulse_against_waiter(stage: Stage) -> None:
+    """A pulse, against a waiter that may be asleep (F18)."""
+    e = stage.event("E", manual=True)
+    stage.thread("A", wait(e))
+    stage.thread("B", pulse(e))
+
+
+def owner_dies(stage: Stage) -> None:
+    """An owner who may die, a contender, and the sweeper."""
+    m = stage.mutex("M")
+    stage.thread("A", wait(m), unlock(m))
+    stage.thread("B", wait(m, timeout=SOME_TIME))
+    stage.thread("S", sweep())
+
+
+RELAXED: dict[str, Program] = {
+    each.__name__: each
+    for each in (
+        waiter_and_two_releases,
+        two_waiters_two_releases,
+        releases_at_the_maximum,
+        contenders_with_recursion,
+        three_contenders,
+        set_against_timeout,
+        set_and_clear_against_poll,
+        any_of_two,
+    )
+}
+
+FAULTY: dict[str, Program] = {
+    each.__name__: each for each in (poll_beside_a_taker, all_against_any, pulse_against_waiter)
+}
+
+PROGRAMS: dict[str, Program] = {**RELAXED, **FAULTY, "owner_dies": owner_dies}

@@ -1,0 +1,422 @@
+"""All interleavings of a small program, and whether the model can explain how each of them ended.
+
+The search itself is in ``native/traced/explore.c``: dynamic partial order reduction with sleep
+sets, or every schedule up to a number of preemptions, or seeded random ones. It gives the different
+ways in which the program ends, each with one schedule that leads there. ``explain`` then looks for
+an order of the calls, one instant each, that respects who returned before whom began and in which
+the model gives the same results (Wing and Gong's search): if there is none, or if somebody sleeps
+beside an object that he could take, that is a failure. The line that a failure prints runs that
+schedule again.
+
+What this does not show: reorderings of a weak memory model, since a step is one indivisible access
+and the next one sees it; and steps outside the seam.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, Stage, State
+
+from shmsync._traced import ffi, lib
+
+from ..model import BLOCKED, Model, RefusedError
+
+#: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k".
+Schedule = tuple[tuple[int, Grant], ...]
+
+#: The most schedules of an exhaustive search. Programs with more are searched up to a bound.
+EXHAUSTIVE_MAX = 10_000_000
+
+_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k"}
+_GRANTS = {sign: grant for grant, sign in _SIGNS.items()}
+
+
+def to_text(schedule: Schedule) -> str:
+    """A schedule as one line."""
+    return " ".join(f"{number}{_SIGNS[grant]}" for number, grant in schedule)
+
+
+def from_text(text: str) -> Schedule:
+    """The schedule that a line means."""
+    return tuple(
+        (int(word.rstrip("tk")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
+    )
+
+
+@dataclass(frozen=True)
+class Event:
+    """A call of a thread begins, or has returned."""
+
+    thread: int
+    call: int
+    ends: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a program ended: its history, what the calls returned (None: they have not), where the
+    threads stand, and the words of the objects."""
+
+    events: tuple[Event, ...]
+    results: tuple[tuple[tuple[int, int, int] | None, ...], ...]
+    states: tuple[State, ...]
+    words: tuple[tuple[str, tuple[int, int]], ...]
+    endless: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One ending, a schedule that leads to it, and how many of the schedules that were run did."""
+
+    ending: Ending
+    schedule: Schedule
+    count: int
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a search has found. ``exhausted``: it has left nothing out."""
+
+    schedules: int
+    steps: int
+    longest: int
+    exhausted: bool
+    method: str
+    outcomes: tuple[Outcome, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        extent = "all" if self.exhausted else "not all"
+        return f"{self.schedules} schedules ({extent}, {self.method}), {len(self.outcomes)} endings"
+
+
+def look(stage: Stage) -> Ending:
+    """How the program stands now."""
+    raw = ffi.new("struct sched_event *")
+    events = []
+    for number in range(lib.sched_events()):
+        lib.sched_event(number, raw)
+        events.append(Event(raw.thread, raw.op, bool(raw.ends)))
+    results = tuple(
+        tuple(
+            (each.code, each.index, each.abandoned) if each.finished else None
+            for each in thread.results
+        )
+        for thread in stage.threads
+    )
+    words = tuple(stage.words().items())
+    return Ending(tuple(events), results, tuple(each.state for each in stage.threads), words)
+
+
+def replay(stage: Stage, schedule: Schedule) -> Ending:
+    """Runs one schedule from the beginning."""
+    lib.sched_restart()
+    for number, grant in schedule:
+        assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
+    return look(stage)
+
+
+def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
+    raw = ffi.new("struct explore_outcome *")
+    for number in range(count):
+        lib.explore_outcome(number, raw)
+        schedule = tuple(
+            (raw.schedule[i] & 0xFF, Grant(raw.schedule[i] >> 8)) for i in range(raw.steps)
+        )
+        ending = replay(stage, schedule)
+        if raw.endless:
+            ending = Ending(ending.events, ending.results, ending.states, ending.words, True)
+        yield Outcome(ending, schedule, raw.count)
+
+
+def explore(
+    stage: Stage,
+    *,
+    kills: int = 0,
+    killable: Sequence[int] = range(8),
+    preemptions: int | None = None,
+    random: int | None = None,
+    seed: int = 0,
+    schedules_max: int = EXHAUSTIVE_MAX,
+    steps_max: int = 600,
+) -> Exploration:
+    """Runs the schedules of the program on a started stage.
+
+    All of them, reduced; or with ``preemptions`` all with at most so many, unreduced; or with
+    ``random`` so many random ones from ``seed``. ``kills`` of the ``killable`` threads may be
+    killed, at any instant. A schedule of more than ``steps_max`` steps is cut off and called
+    endless."""
+    method, name = lib.EXPLORE_REDUCED, "partial order reduction"
+    if preemptions is not None:
+        method, name = lib.EXPLORE_BOUNDED, f"at most {preemptions} preemptions"
+    if random is not None:
+        method, name, schedules_max = lib.EXPLORE_RANDOM, f"random, seed {seed}", random
+    config = ffi.new("struct explore_config *")
+    config.method = method
+    config.kills = kills
+    config.killable = sum(1 << number for number in killable)
+    config.preemptions = preemptions or 0
+    config.schedules_max = schedules_max
+    config.seed = seed
+    config.steps_max = steps_max
+    result = ffi.new("struct explore_result *")
+    code = lib.explore(config, result)
+    assert code == 0, f"the search failed: {errno.errorcode.get(-code, code)}"
+    return Exploration(
+        result.schedules,
+        result.steps,
+        result.longest,
+        bool(result.exhausted),
+        name,
+        tuple(_outcomes(stage, result.outcomes)),
+    )
+
+
+# ---- what the model says to it ----
+
+
+@dataclass
+class _Search:
+    """The state of the search for an explaining order: the model so far, which calls have had their
+    instant, and who is queued in the model."""
+
+    model: Model
+    done: set[tuple[int, int]]
+    queued: set[int]
+
+
+class Explainer:
+    """Looks for an order of the calls of one ending in which the model gives the same results.
+
+    ``queued``: waits queue in the model in the order of their instants, so that who came first is
+    served first. Without it a wait that returned is one instant at which it could take its objects:
+    all that can be asked of an engine without queues."""
+
+    def __init__(self, stage: Stage, ending: Ending, *, queued: bool) -> None:
+        self.stage = stage
+        self.ending = ending
+        self.queued = queued
+        self.begun_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if not e.ends}
+        self.ended_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if e.ends}
+        self.seen: set[str] = set()
+
+    def explains(self) -> bool:
+        """Is there such an order?"""
+        return self._search(_Search(initial_model(self.stage), set(), set()))
+
+    def _search(self, at: _Search) -> bool:
+        key = repr((at.model, sorted(at.done), sorted(at.queued)))
+        if key in self.seen:
+            return False
+        self.seen.add(key)
+        if self._is_the_end(at):
+            return True
+        return any(self._search(after) for after in self._moves(at))
+
+    def _is_the_end(self, at: _Search) -> bool:
+        if not set(self.ended_at) <= at.done or not self._words_agree(at.model):
+            return False
+        for number, state in enumerate(self.ending.states):
+            call = self._next_call(at, number)
+            if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
+                return False
+        return True
+
+    def _could_take(self, at: _Search, number: int, call: Call) -> bool:
+        model = copy.deepcopy(at.model)
+        if number in at.queued:
+            return model.result(number) is not BLOCKED
+        return self._wait(model, number, call) is not BLOCKED
+
+    def _next_call(self, at: _Search, number: int) -> Call | None:
+        for i, call in enumerate(self.stage.threads[number].calls):
+            if (number, i) not in at.done:
+                return call if (number, i) in self.begun_at else None
+        return None
+
+    def _candidates(self, at: _Search) -> Iterator[tuple[int, int]]:
+        """Calls that may have their instant now: begun before every call that has not had its own
+        returned."""
+        pending = [each for each in self.begun_at if each not in at.done]
+        horizon = min((self.ended_at.get(each, 1 << 30) for each in pending), default=0)
+        for each in pending:
+            if self.begun_at[each] < horizon and (each[0], each[1] - 1) not in pending:
+                yield each
+
+    def _moves(self, at: _Search) -> Iterator[_Search]:
+        for number, i in self._candidates(at):
+            call = self.stage.threads[number].calls[i]
+            result = self.ending.results[number][i]
+            if number in at.queued:
+                yield from self._leave_queue(at, number, i, result)
+            elif call.what == lib.CALL_WAIT:
+                yield from self._begin_wait(at, number, i, call, result)
+            else:
+                yield from self._instant(at, number, i, call, result)
+        yield from self._deaths(at)
+
+    def _deaths(self, at: _Search) -> Iterator[_Search]:
+        """A killed thread dies in the model once its last returned call has had its instant."""
+        for number, state in enumerate(self.ending.states):
+            if state not in (State.DEAD, State.ENDED) or (number, -1) in at.done:
+                continue
+            if any(each[0] == number and each not in at.done for each in self.ended_at):
+                continue
+            model = copy.deepcopy(at.model)
+            model.die(number)
+            unfinished = {each for each in self.begun_at if each[0] == number}
+            yield _Search(model, at.done | unfinished | {(number, -1)}, at.queued - {number})
+
+    def _wait(self, model: Model, number: int, call: Call) -> Any:
+        objects = [self.stage.objects.index(each) for each in call.objects]
+        alert = None if call.alert is None else self.stage.objects.index(call.alert)
+        if call.signal is not None:
+            return model.signal_and_wait(number, self.stage.objects.index(call.signal), objects[0])
+        return model.wait(number, objects, call.all, alert)
+
+    def _begin_wait(
+        self, at: _Search, number: int, i: int, call: Call, result: tuple[int, int, int] | None
+    ) -> Iterator[_Search]:
+        model = copy.deepcopy(at.model)
+        try:
+            got = self._wait(model, number, call)
+        except RefusedError:
+            if result is not None and result[0] < 0 and result[0] != -errno.ETIMEDOUT:
+                yield _Search(at.model, at.done | {(number, i)}, at.queued)
+            return
+        if got is not BLOCKED:
+            if result is None or (result[0] == 0 and _agrees(got, result)):
+                yield _Search(model, at.done | {(number, i)}, at.queued)
+            return
+        timed_out = result is not None and result[0] == -errno.ETIMEDOUT
+        if timed_out and (not self.queued or call.deadline == 0):
+            yield _Search(at.model, at.done | {(number, i)}, at.queued)
+        elif self.queued:
+            yield _Search(model, at.done, at.queued | {number})
+
+    def _leave_queue(
+        self, at: _Search, number: int, i: int, result: tuple[int, int, int] | None
+    ) -> Iterator[_Search]:
+        model = copy.deepcopy(at.model)
+        if result is not None and result[0] == -errno.ETIMEDOUT:
+            if model.cancel(number) is None:
+                yield _Search(model, at.done | {(number, i)}, at.queued - {number})
+            return
+        got = model.result(number)
+        if got is not BLOCKED and (result is None or _agrees(got, result)):
+            yield _Search(model, at.done | {(number, i)}, at.queued - {number})
+
+    def _instant(
+        self, at: _Search, number: int, i: int, call: Call, result: tuple[int, int, int] | None
+    ) -> Iterator[_Search]:
+        model = copy.deepcopy(at.model)
+        try:
+            got = _CALLS[call.what](model, number, self.stage, call)
+        except RefusedError as refused:
+            expected = {"owner": -errno.EPERM, "limit": -errno.EOVERFLOW}.get(refused.args[0])
+            if result is not None and result[0] == expected:
+                yield _Search(at.model, at.done | {(number, i)}, at.queued)
+            return
+        if result is None or got is None or result[0] == int(got):
+            yield _Search(model, at.done | {(number, i)}, at.queued)
+
+    def _words_agree(self, model: Model) -> bool:
+        """Do the objects' words, as the engine's table in layout.h reads them, hold what the model
+        says?"""
+        for each, (_, (word0, word1)) in zip(model.objects, self.ending.words, strict=True):
+            if each.kind == "mutex":
+                owned = word0 not in (0, 2**32 - 1)
+                if owned != (each.count > 0) or (owned and word1 != each.count):
+                    return False
+                if not owned and (word0 != 0) != each.abandoned:
+                    return False
+            elif word0 != each.count:
+                return False
+        return True
+
+
+def _agrees(got: Any, result: tuple[int, int, int]) -> bool:
+    return bool(got.index == result[1] and got.abandoned == (result[2] != 0))
+
+
+def _number(stage: Stage, call: Call) -> int:
+    return stage.objects.index(call.objects[0])
+
+
+_CALLS: dict[int, Callable[[Model, int, Stage, Call], Any]] = {
+    lib.CALL_SEMAPHORE_RELEASE: lambda m, t, s, c: m.release(_number(s, c), c.amount),
+    lib.CALL_MUTEX_RELEASE: lambda m, t, s, c: m.unlock(_number(s, c), t),
+    lib.CALL_EVENT_SET: lambda m, t, s, c: m.set(_number(s, c)),
+    lib.CALL_EVENT_RESET: lambda m, t, s, c: m.reset(_number(s, c)),
+    lib.CALL_EVENT_PULSE: lambda m, t, s, c: m.pulse(_number(s, c)),
+    lib.CALL_SWEEP: lambda m, t, s, c: None,
+}
+
+
+def initial_model(stage: Stage) -> Model:
+    """The model of the objects on a stage, as they were before the program began."""
+    model = Model()
+    for each, (word0, word1) in zip(stage.objects, _first_words(stage), strict=True):
+        if each.kind == "semaphore":
+            model.semaphore(word0, word1)
+        elif each.kind == "mutex":
+            model.mutex()
+        else:
+            model.event(manual=each.kind == "manual event", signaled=bool(word0))
+    return model
+
+
+def _first_words(stage: Stage) -> list[tuple[int, int]]:
+    return list(stage.first_words.values())
+
+
+def failures(
+    stage: Stage, found: Exploration, *, queued: bool = False
+) -> list[tuple[str, Outcome]]:
+    """The endings that nothing explains: endless ones, and those that the model contradicts."""
+    wrong = []
+    for outcome in found.outcomes:
+        if outcome.ending.endless:
+            wrong.append(("it never ends", outcome))
+        elif not Explainer(stage, outcome.ending, queued=queued).explains():
+            wrong.append(("the model cannot explain it", outcome))
+    return wrong
+
+
+def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
+    """What a failing test prints: the ending, and the line that runs its schedule again."""
+    lines = [f"{name}: {why}"]
+    for thread, results, state in zip(
+        stage.threads, outcome.ending.results, outcome.ending.states, strict=True
+    ):
+        calls = ", ".join(
+            f"{call.text} -> {'no answer' if result is None else result[0]}"
+            for call, result in zip(thread.calls, results, strict=True)
+        )
+        lines.append(f"  {thread.name} {state.name.lower()}: {calls}")
+    lines.append(f"  words {dict(outcome.ending.words)}")
+    lines.append(f"again: python -m tests.interleave {name} '{to_text(outcome.schedule)}'")
+    return "\n".join(lines)
+
+
+__all__ = [
+    "SOME_TIME",
+    "Ending",
+    "Explainer",
+    "Exploration",
+    "Object",
+    "Outcome",
+    "Schedule",
+    "explore",
+    "failures",
+    "from_text",
+    "initial_model",
+    "look",
+    "replay",
+    "report",
+    "to_text",
+]
