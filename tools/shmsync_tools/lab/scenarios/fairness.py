@@ -1,0 +1,300 @@
+"""F26 to F35: who gets an object, and when a wait ends without."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from shmsync_tools.lab.real import namespace
+from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict, occurs_if, scenario
+from shmsync_tools.lab.schedules import every_schedule, settle
+from shmsync_tools.stage import (
+    SOME_TIME,
+    Grant,
+    State,
+    release,
+    set_,
+    unlock,
+    wait,
+)
+
+TIMED_OUT = -errno.ETIMEDOUT
+#: Number of the system call, and its argument that says by which clock the deadline goes.
+FUTEX_WAITV, CLOCK_ARGUMENT, CLOCK_MONOTONIC = "449", 5, 1
+
+
+@scenario(26, engines=("fsync",))
+def robbed(stage: ScriptedStage) -> Finding:
+    """The woken waiter is robbed"""
+    m = stage.mutex("M")
+    o = stage.thread("O", wait(m), unlock(m))
+    w = stage.thread("W", wait(m))
+    n = stage.thread("N", wait(m), unlock(m), wait(m), unlock(m), wait(m))
+    stage.start()
+    stage.say("O owns M, and W sleeps on it")
+    o.until_call(1)
+    w.run()
+    stage.say("O releases M and wakes W; before W runs, N comes and takes M")
+    o.run()
+    robbed = 0
+    for call in (1, 3, 5):
+        while n.call < call and n.can():
+            n.step()
+        robbed += n.results[call - 1].finished
+        stage.say("W runs, finds M owned, and sleeps again")
+        w.run()
+        if call < 5:
+            stage.say("N releases M, which wakes W, and takes it again before W runs")
+    return occurs_if(
+        robbed == 3 and w.state is State.SLEEPING,
+        "M was released three times while W waited for it, and three times N, who came later, took"
+        " it from under W's nose.",
+        nt="M is W's when O's release returns, and N waits.",
+        otherwise=f"N got M {robbed} times.",
+    )
+
+
+@scenario(27, engines=("fsync",))
+def last_come_first_served(stage: ScriptedStage) -> Finding:
+    """Last come, first served"""
+    s = stage.semaphore("S")
+    v, w = stage.thread("V", wait(s)), stage.thread("W", wait(s))
+    r = stage.thread("R", release(s))
+    stage.start()
+    stage.say("V comes first and sleeps on S, then W")
+    v.run()
+    w.run()
+    stage.say("R releases one token, and wakes both")
+    r.run()
+    stage.say("W is the first to run")
+    settle([w, v])
+    return occurs_if(
+        w.state is State.DONE and v.state is State.SLEEPING,
+        "V came before W, and W got the token. V sleeps on.",
+        nt="V gets the token.",
+        otherwise="V got the token.",
+    )
+
+
+@scenario(28, engines=("fsync",))
+def herd(stage: ScriptedStage) -> Finding:
+    """One token wakes everybody"""
+    s = stage.semaphore("S")
+    sleepers = [stage.thread(f"W{i}", wait(s)) for i in range(1, 6)]
+    r = stage.thread("R", release(s))
+    stage.start()
+    stage.say("five threads sleep on S")
+    settle(sleepers)
+    stage.say("R releases one token")
+    r.run()
+    woken = sum(step.result for step in stage.trace if step.op == "wake")
+    stage.say("all that were woken run: one gets the token")
+    settle([*sleepers, r])
+    asleep = sum(each.state is State.SLEEPING for each in sleepers)
+    return occurs_if(
+        woken > 1,
+        f"One token woke {woken} threads, of which {asleep} found nothing and sleep again.",
+        nt="One token wakes one thread.",
+        otherwise=f"One token woke {woken} thread.",
+    )
+
+
+@scenario(29, engines=("fsync",))
+def wake_wasted(stage: ScriptedStage) -> Finding:
+    """A wake goes to one who no longer needs it"""
+    s, x = stage.semaphore("S"), stage.event("X")
+    v = stage.thread("V", wait(x, s))
+    w = stage.thread("W", wait(s))
+    r = stage.thread("R", release(s), set_(x))
+    stage.start()
+    stage.say("V sleeps on X and S, W on S")
+    v.run()
+    w.run()
+    stage.say("R releases S, and sets X before those who were woken run")
+    r.run()
+    stage.say("V finds X set, and takes that")
+    v.run()
+    stage.say("does W get the token?")
+    settle([w, v, r])
+    nt = "Each signal goes to a waiter that still needs it: V has S or X, W the other."
+    if w.state is State.SLEEPING and stage.words()["S"][0] > 0:
+        seen = "The wake for S went to V, who took X. W sleeps beside a token."
+        return Finding(Verdict.OCCURS, seen, nt)
+    return Finding(
+        Verdict.NOT_REPRODUCED,
+        "An early version of FSYNC woke as many as there were tokens. This is the later one, which"
+        " wakes everybody (F28), and with that the same script ends well: W was woken too, and got"
+        " the token.",
+        nt,
+    )
+
+
+@scenario(30, engines=("fsync",))
+def spinning(stage: ScriptedStage) -> Finding:
+    """Spinning takes too much, or sleeps on an old value"""
+    s = stage.semaphore("S", 3)
+    a = stage.thread("A", *(wait(s) for _ in range(4)))
+    stage.start()
+    stage.say("A takes the three tokens, one a call, and waits for a fourth")
+    a.run()
+    taken = [step for step in stage.trace if step.op == "cas" and step.result]
+    expected = [step.old for step in stage.trace if step.op == "sleep"]
+    nt = "One wait takes one token, and sleeps only while there is none."
+    if len(taken) != 3 or expected != [0] or a.call != 3:
+        seen = f"{len(taken)} tokens were taken in {a.call} calls; slept on values {expected}."
+        return Finding(Verdict.OCCURS, seen, nt)
+    return Finding(
+        Verdict.NOT_REPRODUCED,
+        "It was a patch that made waits spin before they sleep, and this engine is FSYNC without"
+        " it. Run all the same: each wait took one token with one compare-and-swap, and the last"
+        " one slept on the value 0.",
+        nt,
+    )
+
+
+@scenario(31, engines=("fsync",))
+def poll_fails(stage: ScriptedStage) -> Finding:
+    """A poll fails though a token was there all along"""
+    s = stage.semaphore("S", 2)
+    a = stage.thread("A", wait(s, timeout=0))
+    b = stage.thread("B", wait(s))
+    stage.start()
+    stage.say("A reads 2, and is held before its compare-and-swap")
+    a.until("cas", s)
+    stage.say("B takes a token")
+    b.run()
+    stage.say("A finds 1 where it expects 2, and gives up")
+    settle([a, b])
+    fewest = min(step.words["S"][0] for step in stage.trace)
+    return occurs_if(
+        a.results[0].code == TIMED_OUT and fewest > 0,
+        f"A's poll timed out, though S never had fewer than {fewest} token.",
+        nt="A takes a token.",
+        otherwise="A got a token.",
+    )
+
+
+@scenario(32, engines=("fsync",))
+def deadline_beside_a_set_event(stage: ScriptedStage) -> Finding:
+    """A deadline ends a wait beside a set event"""
+    x = stage.event("X")
+    a = stage.thread("A", wait(x, timeout=SOME_TIME))
+    b = stage.thread("B", set_(x))
+    stage.start()
+    schedules = late = 0
+    for _ in every_schedule(stage):
+        ops = [step.op for step in stage.trace if step.op in ("timeout", "swap")]
+        schedules += 1
+        late += ops == ["swap", "timeout"] and a.results[0].code == TIMED_OUT
+    stage.restart()
+    stage.say("A sleeps on X")
+    a.run()
+    stage.say("B sets X, and is held before it wakes A")
+    b.until("wake", x)
+    stage.say("A's deadline comes")
+    if a.can(Grant.TIMEOUT):
+        a.time_out()
+    settle([a, b])
+    return occurs_if(
+        late > 0 and a.results[0].code == TIMED_OUT and stage.words()["X"][0] == 1,
+        "X was set while A still waited, and A returned that its time was up, without a last look."
+        f" That is so in {late} of all {schedules} schedules of A's wait, B's set and the"
+        " deadline.",
+        nt="A has been given X, and that wins over the deadline.",
+        otherwise=f"In none of {schedules} schedules did A time out after X was set.",
+    )
+
+
+@scenario(33, engines=("fsync",))
+def alert_first(stage: ScriptedStage) -> Finding:
+    """The alert goes before the objects"""
+    x, e = stage.event("X", signaled=True), stage.event("E", signaled=True)
+    a = stage.thread("A", wait(x, alert=e))
+    stage.start()
+    stage.say("A waits for X, with E as its alert; both are set")
+    a.run()
+    return occurs_if(
+        a.results[0].finished and a.results[0].index == 1 and stage.words()["X"][0] == 1,
+        "The alert ended the wait and was consumed, and X, which was set too, was left.",
+        nt="A takes X, and E stays set.",
+        otherwise="A took X, and the alert was left.",
+    )
+
+
+@scenario(34, engines=("fsync",), stage=False)
+def clock_change(engine: str) -> Finding:
+    """A change of the clock ends a wait"""
+    nt = "A relative timeout knows no time of day."
+    with namespace(engine, "clock") as ns:
+        x = ns.event()
+        clock, got = _clock_of_a_wait(lambda: x.wait(timeout=3600), x.set)
+    if clock not in (CLOCK_MONOTONIC, None) or not got:
+        return Finding(Verdict.OCCURS, f"The wait went by clock {clock} and gave {got}.", nt)
+    looked = (
+        "Looked at in a thread that waits for an hour: the system call that it sleeps in names"
+        " CLOCK_MONOTONIC as its clock."
+        if clock is not None
+        else "(This machine does not show the system call that a thread sleeps in.)"
+    )
+    return Finding(
+        Verdict.NOT_REPRODUCED,
+        "Wine's FSYNC gives the kernel a time of day; this engine keeps deadlines on the monotonic"
+        f" clock, which nobody can set. {looked} (The system's clock was not changed for this: that"
+        " needs root, and everything else on the machine would notice.)",
+        nt,
+    )
+
+
+def _clock_of_a_wait(
+    wait: Callable[[], bool], end: Callable[[], object]
+) -> tuple[int | None, bool]:
+    """The clock that a waiting thread's system call names: -1 if it returned by itself, None if the
+    machine does not show it; and what the wait gave after it was ended."""
+    gave: list[bool] = []
+    waiter = threading.Thread(target=lambda: gave.append(wait()), daemon=True)
+    waiter.start()
+    task = Path(f"/proc/self/task/{waiter.native_id}")
+    clock: int | None = -1
+    while clock == -1 and waiter.is_alive():
+        os.sched_yield()
+        try:
+            call = (task / "syscall").read_text().split()
+        except OSError:
+            clock = None if task.exists() else -1
+        else:
+            if call[0] == FUTEX_WAITV:
+                clock = int(call[CLOCK_ARGUMENT], 16)
+    end()
+    waiter.join()
+    return clock, gave == [True]
+
+
+@scenario(35, engines=("fsync",))
+def priorities(stage: ScriptedStage) -> Finding:
+    """Priorities count for nothing"""
+    s = stage.semaphore("S")
+    v, w = stage.thread("V", wait(s)), stage.thread("W", wait(s))
+    r = stage.thread("R", release(s))
+    stage.start()
+    winners = []
+    for first, second in ((v, w), (w, v)):
+        stage.restart()
+        stage.say("V and W sleep on S")
+        settle([v, w])
+        stage.say("R releases one token, and wakes both")
+        r.run()
+        stage.say(f"{first.name} is the first to run")
+        settle([first, second])
+        winners += [each.name for each in (v, w) if each.state is State.DONE]
+    return Finding(
+        Verdict.NOT_REPRODUCED,
+        "Threads on the stage have no priorities, and fsync has no spin lock whose holder could be"
+        " kept from running. What was run: two sleepers, one token, and both orders after the wake;"
+        f" the token went to {winners[0]} in the one and to {winners[1]} in the other. So it is the"
+        " kernel's scheduler that decides, with priorities if it has some, and nothing in the"
+        " engine (F27).",
+        "The kernel knows who waits, and orders and boosts by rules of its own.",
+    )
