@@ -162,6 +162,11 @@ def error_of(call: Callable[[], object]) -> tuple[str, str]:
     return "", ""
 
 
+def name_of(place: Path) -> str:
+    """The namespace of a file."""
+    return place.name.removeprefix("shmsync-")
+
+
 def become(user: int) -> None:
     """Gives up all privileges for those of this user, for good."""
     os.setgroups([])

@@ -24,14 +24,10 @@ from shmsync.engine import Engine, Semantics
 
 from ..conftest import unique_name
 from ..support.checkers import FIELDS, check, path_of
-from .helpers import Child, byte_held, error_of
+from .helpers import Child, byte_held, error_of, name_of
 
 SEED = int(os.environ.get("SHMSYNC_SEED", "1"))
 PERSISTENT = 1
-
-
-def name_of(path: Path) -> str:
-    return path.name.removeprefix("shmsync-")
 
 
 def segment_bytes(**header: int) -> bytes:

@@ -26,7 +26,7 @@ from shmsync import Namespace, NotFoundError, inspect
 
 from ..support.checkers import FIELDS, SIZES, Image, check, path_of, read
 from ..support.watchdog import eventually
-from .helpers import Child, error_of, in_child, segment
+from .helpers import Child, error_of, in_child, name_of, segment
 
 SEED = int(os.environ.get("SHMSYNC_SEED", "1"))
 CONTROL = SIZES["header"]
@@ -274,7 +274,7 @@ def test_a_log_that_makes_no_sense_is_a_broken_error_for_all_from_then_on(
     def attach(link: Connection) -> tuple[str, str]:
         return error_of(lambda: Namespace(link.recv(), create=False))
 
-    name = place.name.removeprefix("shmsync-")
+    name = name_of(place)
     with Child(meet_it) as one, Child(attach) as late, Child(live_and_die) as child:
         Namespace(name, capacity=16, threads=4, persistent=True).close()
         assert one.ask(name) == "open"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shmsync import Acquired, BrokenError, Namespace, unlink
+from shmsync import Acquired, BrokenError, Namespace
 from shmsync.engine import Engine
 
 from ..conftest import unique_name
@@ -25,6 +25,7 @@ from .helpers import (
     collect,
     error_of,
     in_child,
+    name_of,
     needs_root,
     python,
     segment,
@@ -92,32 +93,29 @@ def test_another_user_is_refused_by_the_default_mode() -> None:
 
 @needs_root
 @pytest.mark.parametrize("in_use", [True, False], ids=["in use", "left behind"])
-def test_a_planted_segment_does_not_catch_a_default_caller(in_use: bool) -> None:
-    name = unique_name()
+def test_a_planted_segment_does_not_catch_a_default_caller(place: Path, in_use: bool) -> None:
+    name = name_of(place)
     with Child(as_nobody) as child:
         assert child.ask((name, FOR_ALL))[0] == ""
         if not in_use:
             child.kill()
-        data = Path(path_of(name)).read_bytes()
+        before = place.stat()
         for mode in (0o600, 0o700):
             for create in (True, False):
                 with pytest.raises(BrokenError, match=f"user {NOBODY}.*mode="):
                     Namespace(name, mode=mode, create=create)
-        assert Path(path_of(name)).read_bytes() == data
-    unlink(name)
+        after = place.stat()
+        assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
 
 
 @needs_root
-def test_a_planted_empty_file_does_not_catch_a_default_caller() -> None:
-    name = unique_name()
-    path = Path(path_of(name))
-    path.touch()
-    os.chown(path, NOBODY, NOBODY)
-    path.chmod(0o666)
+def test_a_planted_empty_file_does_not_catch_a_default_caller(place: Path) -> None:
+    place.touch()
+    os.chown(place, NOBODY, NOBODY)
+    place.chmod(0o666)
     with pytest.raises(BrokenError, match=f"user {NOBODY}"):
-        Namespace(name)
-    assert path.stat().st_size == 0
-    path.unlink()
+        Namespace(name_of(place))
+    assert place.stat().st_size == 0
 
 
 @needs_root
