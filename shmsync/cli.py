@@ -29,6 +29,7 @@ examples:
   shmsync gc --dry-run            what dead processes left behind
   shmsync rm render-farm          remove one that nobody uses any more
   shmsync doctor                  can this machine run shmsync, and what should be known about it
+  shmsync lab run F2 --trace      one of FSYNC's failures, step by step; `shmsync lab --help`
 
 exit status:
   0   done, or yes
@@ -131,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_ls, _add_show, _add_rm, _add_gc, _add_doctor):
+    for add in (_add_ls, _add_show, _add_rm, _add_gc, _add_doctor, _add_lab):
         add(commands)
     return parser
 
@@ -248,6 +249,15 @@ def _add_doctor(commands: Any) -> None:
         epilog="examples:\n  shmsync doctor\n  shmsync doctor --json | jq .engines\n",
     )
     _add_json(parser)
+
+
+def _add_lab(commands: Any) -> None:
+    # Its arguments, and its help, are its own: no argument looks like an option to this parser.
+    parser = commands.add_parser(
+        "lab", help="every known failure of FSYNC on demand", add_help=False, prefix_chars="\0"
+    )
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=_lab)
 
 
 def _indented(text: str) -> str:
@@ -611,3 +621,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
     else:
         print(doctor.describe(report))
     return Exit.OK if report.ok else Exit.UNAVAILABLE
+
+
+# ---- lab -----------------------------------------------------------------------------------------
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    try:
+        from shmsync_tools.lab.cli import main as lab
+    except ImportError as error:
+        raise RefusedError(
+            Exit.UNAVAILABLE,
+            f"the lab is not installed ({error}); it is in shmsync's source, and comes with"
+            " `pip install` of that",
+        ) from None
+    return lab(arguments.arguments)
