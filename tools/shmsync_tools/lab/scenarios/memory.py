@@ -20,7 +20,7 @@ from shmsync_tools.lab.real import (
 )
 from shmsync_tools.lab.scenario import Finding, ScriptedStage, occurs_if, scenario
 from shmsync_tools.lab.scenarios.death import as_far_as, forge
-from shmsync_tools.stage import Thread, read, release, set_, unlock, wait
+from shmsync_tools.stage import State, Thread, read, release, set_, unlock, wait
 
 COUNT_MAX = 2**32 - 1
 LONG_MAX = 2**31 - 1
@@ -81,7 +81,7 @@ def stranger_scribbles(stage: ScriptedStage) -> Finding:
     c.run()
     d.run()
     return occurs_if(
-        b.results[0].code == 0
+        b.state is State.DONE
         and a.results[1].code == -errno.EPERM
         and [result.code for result in c.results] == [0, 0, 0]
         and d.results[0].code == 0,
@@ -169,7 +169,7 @@ def release_count_wraps(engine: str) -> Finding:
         count = tokens.state().count
     return prevented_if(
         refusals == ["LimitError"] * 4 + ["ValueError"] * 2 and count == 1,
-        "release(2^32 - 1), which would have made 1 + n = 0, is a LimitError, and so is every n up"
+        "A release of 2^32 - 1, which would make 1 + n = 0, is a LimitError, and so is every n down"
         " to the one that would pass the maximum; 0 and less is a ValueError. The count stayed 1.",
         nt="STATUS_INVALID_PARAMETER for a count that is not positive (ntsync: EOVERFLOW).",
         otherwise=f"The releases answered {refusals}, and the count is {count}.",
@@ -239,7 +239,7 @@ def recursion_is_a_plain_number(stage: ScriptedStage) -> Finding:
     stage.say("A releases M once, and B tries to take it")
     a.run()
     b.run()
-    stolen = b.results[4].code == 0
+    stolen = b.state is State.DONE and b.results[4].code == 0
     said = "R read that A held M twice, which it never did: owner and count are two loads. " * torn
     said += "After 2^32 + 1 acquisitions one release freed M, and B got it." * stolen
     return occurs_if(
