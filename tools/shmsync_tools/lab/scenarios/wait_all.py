@@ -507,7 +507,7 @@ def no_common_instant(stage: ScriptedStage) -> Finding:
     stage.say("C takes Z")
     settle([c, d])
     automatic = [each.code for each in (*a.results, *b.results)] == [0, 1, 0, 0]
-    manual = [each.code for each in (*c.results, *d.results)] == [0, 1, 0]
+    manual = c.state is State.DONE and [each.code for each in (*c.results, *d.results)] == [0, 1, 0]
     return occurs_if(
         (automatic and a.state is State.DONE) or (manual and bool(d.results[1].state["signaled"])),
         _no_common_instant_seen(automatic, manual),
