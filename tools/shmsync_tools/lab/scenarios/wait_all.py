@@ -36,6 +36,12 @@ ABANDONED = 2**32 - 1
 LAPS = 20
 
 
+def _got(thread: Thread, call: int = 0) -> bool:
+    """Has that call returned, and got what it waited for?"""
+    result = thread.results[call]
+    return result.finished and result.code == 0
+
+
 @scenario(1, engines=("fsync",))
 def half_done(stage: ScriptedStage) -> Finding:
     """A wait-all that is half done can be seen"""
@@ -54,7 +60,8 @@ def half_done(stage: ScriptedStage) -> Finding:
     settle([a, b, c])
     polled, state, set_before = b.results
     return occurs_if(
-        (polled.code, state.state["signaled"], set_before.code) == (TIMED_OUT, 0, 0)
+        b.state is State.DONE
+        and (polled.code, state.state["signaled"], set_before.code) == (TIMED_OUT, 0, 0)
         and a.state is State.SLEEPING,
         "X was set from the beginning and nobody ever got it, A least of all; yet B's poll timed"
         " out, B's query said that X was reset, and B's set reported the same.",
@@ -117,7 +124,7 @@ def roll_back_of_an_owned_mutex(stage: ScriptedStage) -> Finding:
         a.time_out()
     settle([a, b])
     return occurs_if(
-        b.results[0].code == 0 and a.results[3].code == -errno.EPERM,
+        _got(b) and a.results[3].code == -errno.EPERM,
         "A acquired M twice and never released it, yet B got it: two owners. A's release was"
         f" refused. A's recursion count stayed in M: B, who acquired it once, had"
         f" {b.results[1].code} to release.",
@@ -149,7 +156,7 @@ def roll_back_of_an_abandoned_mutex(stage: ScriptedStage) -> Finding:
     stage.say("D takes M")
     settle([d, a])
     return occurs_if(
-        was_told and d.results[0].code == 0 and d.results[0].abandoned == 0,
+        was_told and _got(d) and d.results[0].abandoned == 0,
         "B died owning M, and A's wait-all, which knew it, did not succeed. D is the next to own M,"
         " and is told nothing of the death.",
         nt="M stays abandoned until somebody acquires it: D gets M and is told.",
@@ -184,7 +191,7 @@ def ghost_signal(stage: ScriptedStage) -> Finding:
     stage.say("C polls X")
     settle([c])
     return occurs_if(
-        c.results[0].code == 0 and a.state is State.SLEEPING,
+        _got(c) and a.state is State.SLEEPING,
         "Nobody set X after B had reset it, and yet C's poll found it set.",
         nt="A's wait-all has taken nothing and puts nothing back: X is reset, and C times out.",
         otherwise="X stayed reset.",
@@ -241,7 +248,7 @@ def abandonment_overwritten(stage: ScriptedStage) -> Finding:
     stage.say("D takes M")
     settle([d, a])
     return occurs_if(
-        abandoned and d.results[0].code == 0 and d.results[0].abandoned == 0,
+        abandoned and _got(d) and d.results[0].abandoned == 0,
         "M was abandoned in A's name. A's roll back stored over that, and D, the next owner, is"
         " told nothing.",
         nt="A wait-all that fails changes nothing: M stays abandoned, and D is told.",
@@ -260,7 +267,7 @@ def roll_back_into_the_wrong_object(stage: ScriptedStage) -> Finding:
     schedules = two_owners = wrong = 0
     for count in outcomes(stage):
         schedules += count
-        got = [each.results[0].code == 0 for each in (a, b, c)]
+        got = [_got(each) for each in (a, b, c)]
         two_owners += count * (sum(got) > 1)
         wrong += count * (stage.words()["X"][0] != (0 if got[0] else 1))
     stage.restart()
@@ -293,8 +300,8 @@ def own_mutex(stage: ScriptedStage) -> Finding:
     stage.say("A waits for M, which is its own, and Y")
     endless = circle(stage, [a], laps=LAPS)
     return occurs_if(
-        a.state is not State.DONE or a.results[1].code != 0,
-        f"A goes round in a circle of {endless} steps.",
+        not _got(a, 1),
+        f"A goes round in a circle of {endless} steps." if endless else "A did not get both.",
         nt="The wait succeeds at once, and M is owned twice.",
         otherwise="A's own mutex counts as available in every phase: the wait succeeded at once,"
         f" and M's count is {stage.words()['M'][1]}. One thread alone has one schedule, and it was"
@@ -506,10 +513,10 @@ def no_common_instant(stage: ScriptedStage) -> Finding:
     d.run()
     stage.say("C takes Z")
     settle([c, d])
-    automatic = [each.code for each in (*a.results, *b.results)] == [0, 1, 0, 0]
-    manual = c.state is State.DONE and [each.code for each in (*c.results, *d.results)] == [0, 1, 0]
+    automatic = _got(a) and [each.code for each in b.results] == [1, 0, 0]
+    manual = _got(c) and d.results[0].code == 1 and bool(d.results[1].state["signaled"])
     return occurs_if(
-        (automatic and a.state is State.DONE) or (manual and bool(d.results[1].state["signaled"])),
+        automatic or manual,
         _no_common_instant_seen(automatic, manual),
         nt="A wait-all tests and takes at one instant, at which all its objects are signaled: A and"
         " C had to take before the resets, or wait.",
