@@ -122,9 +122,9 @@ def pulse_of_a_set_event(stage: ScriptedStage) -> Finding:
         minds != [(False, False, False), (True, True, True)],
         f"Wait-any, wait-all and query say {minds[0]} after the pulse and {minds[1]} after a set.",
         nt="A pulse of a set event resets it, for everybody.",
-        otherwise="An event is one word, and all look at that. After the pulse a wait-any, a"
-        " wait-all and a query agree that E is reset, after a set that it is set. One thread alone"
-        " has one schedule, and it was run.",
+        otherwise="Checked by the one schedule that one thread has: after the pulse a wait-any, a"
+        " wait-all and a query agree that E is reset, and after a set that it is set. An event is"
+        " one word, and all look at that.",
     )
 
 
@@ -238,9 +238,9 @@ def set_lost_in_a_reset(stage: ScriptedStage) -> Finding:
         lost > 0,
         f"In {lost} of {schedules} schedules W sleeps although X was set and not reset since.",
         nt="Set and reset happen one after the other.",
-        otherwise="A reset is one step, so nothing fits into it. Checked in all schedules of A, S"
-        f" and W that differ ({schedules}): W never sleeps while X is set, or after a set that no"
-        " reset followed.",
+        otherwise=f"Checked in all schedules of A, S and W that differ ({schedules}): W never"
+        " sleeps while X is set, or after a set that no reset followed. A reset is one step, so"
+        " nothing fits into it.",
     )
 
 

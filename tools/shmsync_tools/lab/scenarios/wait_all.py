@@ -283,9 +283,9 @@ def roll_back_into_the_wrong_object(stage: ScriptedStage) -> Finding:
         bool(two_owners or wrong),
         f"M had two owners in {two_owners} schedules, X was wrong in {wrong}.",
         nt="Nothing is taken, so nothing has to be put back: X is set, M is B's.",
-        otherwise="Each object is put back by itself, into its own word. Checked in all schedules"
-        f" of A, B and C that differ ({schedules}): none gives M two owners, and X ends set unless"
-        " A has it.",
+        otherwise=f"Checked in all schedules of A, B and C that differ ({schedules}): none gives M"
+        " two owners, and X ends set unless A has it. Each object is put back by itself, into its"
+        " own word.",
     )
 
 
@@ -303,9 +303,9 @@ def own_mutex(stage: ScriptedStage) -> Finding:
         not _got(a, 1),
         f"A goes round in a circle of {endless} steps." if endless else "A did not get both.",
         nt="The wait succeeds at once, and M is owned twice.",
-        otherwise="A's own mutex counts as available in every phase: the wait succeeded at once,"
-        f" and M's count is {stage.words()['M'][1]}. One thread alone has one schedule, and it was"
-        " run.",
+        otherwise="Checked by the one schedule that one thread has: the wait succeeded at once, and"
+        f" M's count is {stage.words()['M'][1]}. A mutex of A's own counts as available whenever A"
+        " looks.",
     )
 
 
