@@ -216,8 +216,6 @@ static int open_locked(struct ss_open *request)
     uint32_t index = 0;
     int rc = 0;
 
-    if (ns->process == SS_NONE)
-        return -EUSERS; /* forked when all process slots were taken */
     if (request->owned)
         self = owner_registered(ns);
     rc = gate_lock(ns);
@@ -248,7 +246,8 @@ int ss_open(struct ss_open *request)
     request->created = request->kind = 0;
     if (request->name_length > SS_NAME_MAX)
         return -EINVAL;
-    if (request->flags & SS_CREATE)
+    rc = segment_check(request->ns);
+    if (rc == 0 && (request->flags & SS_CREATE))
         rc = ss_object_check(&request->initial);
     if (rc == 0 && request->owned)
         rc = owner_register(request->ns, &self); /* outside the locks that registering takes */
@@ -285,11 +284,13 @@ static void leave(struct ss_handle *handle)
         release(handle); /* closed while we were in it */
 }
 
-/* Is the object still what the handle was opened for, and is this process one of the segment's? */
+/* Is this process one of the segment's, and is the object still what the handle was opened for? */
 static int check(const struct ss_handle *handle)
 {
-    if (handle->ns->process == SS_NONE)
-        return -EUSERS;
+    int rc = segment_check(handle->ns);
+
+    if (rc < 0)
+        return rc;
     return load32_relaxed(&object_of(handle)->kind) == handle->kind ? 0 : -EBADMSG;
 }
 

@@ -30,6 +30,13 @@ void registry_lock(void)
     pthread_mutex_lock(&registry_mutex);
 }
 
+int segment_check(const struct ss_namespace *ns)
+{
+    if (ns->outside)
+        return -ENOSYS;
+    return ns->process == SS_NONE ? -EUSERS : 0;
+}
+
 void registry_unlock(void)
 {
     pthread_mutex_unlock(&registry_mutex);
@@ -340,9 +347,9 @@ static int enter(struct ss_attach *request, struct ss_namespace *ns)
     owner_reap_threads(ns);
     owner_reap_processes(ns);
     rc = owner_claim_process(ns, ns->fd, &ns->process);
+    gate_unlock(ns);
     if (rc == 0)
         owner_sign_process(ns, ns->process);
-    gate_unlock(ns);
     return rc == -EUSERS ? refuse(request, -ENOSPC, SS_WHY_PROCESSES, 0) : rc;
 }
 
@@ -470,11 +477,11 @@ static void unlink_if_last(struct ss_namespace *ns)
 
 static const struct timespec half_a_millisecond = {0, 500000};
 
-/* Byte 0, for as long as an attach of another process may take, but not for ever: it may be held by a thread of
- * our own that waits for the registry lock, and that will trim() when it has it. Registry lock held. */
-static bool take_create_lock(struct ss_namespace *ns)
+/* Byte 0, for as long as an attach of another process may take (`attempts`), but not for ever: it may be held by
+ * a thread of our own that waits for the registry lock, and that will trim() when it has it. Registry lock held. */
+static bool take_create_lock(struct ss_namespace *ns, int attempts)
 {
-    for (int attempts = 0; ns->fd >= 0 && attempts < 20; attempts++) {
+    while (ns->fd >= 0 && attempts-- > 0) {
         if (range_lock(ns->fd, SS_LOCK_CREATE, true, false) == 0)
             return true;
         nanosleep(&half_a_millisecond, NULL);
@@ -482,17 +489,17 @@ static bool take_create_lock(struct ss_namespace *ns)
     return false;
 }
 
-/* Gives the process slot up, unless a thread of this process is still registered (it owns a mutex, or has not
- * come back since). */
-static bool give_up_process(struct ss_namespace *ns)
+/* Gives the process slot up, unless a thread of this process is still registered: it owns a mutex, or has not come
+ * back since. One that was just joined may have some instructions to go until the kernel marks it dead, hence the
+ * attempts. */
+static bool give_up_process(struct ss_namespace *ns, int attempts)
 {
     bool gone = false;
 
     if (owner_deregister(ns) == -EINTR)
         return false;
-    /* A thread that was just joined may have some instructions to go until the kernel marks it dead. */
-    for (int attempts = 0; !gone && attempts < 4; attempts++) {
-        if (attempts > 0)
+    for (int attempt = 0; !gone && attempt < attempts; attempt++) {
+        if (attempt > 0)
             nanosleep(&half_a_millisecond, NULL);
         if (gate_lock(ns) < 0)
             return false;
@@ -506,13 +513,13 @@ static bool give_up_process(struct ss_namespace *ns)
 
 /* Unmaps a segment that nobody in this process uses any more. If that cannot be done now, trim() comes back to
  * it. Registry lock held. */
-static void leave(struct ss_namespace *ns)
+static void leave(struct ss_namespace *ns, bool patient)
 {
     struct ss_namespace **link = &registry;
 
-    if (ns->process == SS_NONE || !take_create_lock(ns))
+    if (ns->process == SS_NONE || !take_create_lock(ns, patient ? 20 : 1))
         return;
-    if (!give_up_process(ns)) {
+    if (!give_up_process(ns, patient ? 4 : 1)) {
         range_unlock(ns->fd, SS_LOCK_CREATE);
         return;
     }
@@ -534,20 +541,21 @@ static void trim(void)
         struct ss_namespace *next = ns->next;
 
         if (ns->attachments == 0)
-            leave(ns);
+            leave(ns, false);
         ns = next;
     }
 }
 
 void segment_drop(struct ss_namespace *ns)
 {
-    ns->attachments--;
-    trim();
+    if (--ns->attachments == 0)
+        leave(ns, true);
 }
 
 int ss_detach(struct ss_namespace *ns)
 {
     registry_lock();
+    trim();
     segment_drop(ns);
     registry_unlock();
     return 0;
@@ -559,8 +567,10 @@ void ss_exit(void)
 {
     registry_lock();
     for (struct ss_namespace *ns = registry; ns != NULL; ns = ns->next) {
-        if (take_create_lock(ns))
-            unlink_if_last(ns);
+        if (!take_create_lock(ns, 20))
+            continue;
+        unlink_if_last(ns);
+        range_unlock(ns->fd, SS_LOCK_CREATE); /* the process may take its time to end */
     }
     registry_unlock();
 }
@@ -665,6 +675,7 @@ static void fork_child(void)
         ns->fd = ns->child_fd;
         ns->child_fd = -1;
         ns->process = ns->child_process;
+        ns->outside = own_pid_namespace() != segment_header(ns)->pid_namespace;
         ns->sweeper_running = false;
         handles_after_fork(ns);
         if (ns->process != SS_NONE)

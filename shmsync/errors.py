@@ -72,7 +72,10 @@ FROM_ERRNO: dict[int, tuple[type[ShmSyncError], str]] = {
     errno.ESTALE: (NotFoundError, "the object is gone"),
     errno.EEXIST: (ExistsError, "it exists already"),
     errno.EPROTOTYPE: (KindError, "the object is of another kind"),
-    errno.ENOSYS: (UnsupportedError, "this kernel does not offer what the engine needs"),
+    errno.ENOSYS: (
+        UnsupportedError,
+        "this process was forked into another pid namespace than the segment's",
+    ),
     errno.EBADMSG: (BrokenError, "the segment is damaged"),
 }
 

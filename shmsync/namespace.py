@@ -511,17 +511,16 @@ class Namespace:
 
 # ---- pickles ----
 
-# One Namespace for all pickles of a segment that are opened in this process, kept by their handles.
-_reattached: weakref.WeakValueDictionary[tuple[str, int], Namespace] = weakref.WeakValueDictionary()
+# One Namespace for all handles of a segment that are unpickled in this process, kept by them.
+_for_handles: weakref.WeakValueDictionary[tuple[str, int], Namespace] = (
+    weakref.WeakValueDictionary()
+)
 
 
 def reattach(name: str, instance: int, mode: int) -> Namespace:
     """What a pickled namespace becomes: the very segment, not a later one of the same name.
     ``NotFoundError`` if it is gone."""
-    namespace = _reattached.get((name, instance))
-    if namespace is None or namespace.closed:
-        namespace = Namespace(name, create=False, mode=mode)
-        _reattached[name, instance] = namespace
+    namespace = Namespace(name, create=False, mode=mode)
     if namespace._identity()[1] != instance:
         raise NotFoundError(errno.ENOENT, "the namespace was made anew since", name)
     return namespace
@@ -531,7 +530,11 @@ def reopen_handle(
     name: str, instance: int, mode: int, slot: int, generation: int, object_name: str | None
 ) -> Handle:
     """What a pickled handle becomes. ``NotFoundError`` if the object or its namespace is gone."""
-    return reattach(name, instance, mode)._open_slot(slot, generation, object_name)
+    namespace = _for_handles.get((name, instance))
+    if namespace is None or namespace.closed:
+        namespace = reattach(name, instance, mode)
+        _for_handles[name, instance] = namespace
+    return namespace._open_slot(slot, generation, object_name)
 
 
 # ---- the end of a process, and the beginning of a forked one ----

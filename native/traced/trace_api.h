@@ -39,7 +39,7 @@ enum sched_call {
     CALL_EVENT_PULSE,
     CALL_READ,
     CALL_SWEEP,              /* one round of the sweeper */
-    CALL_ABANDON,            /* mutex_kill in the name of thread `amount`, dead or alive */
+    CALL_ABANDON,            /* the mutex's owner is declared dead, whether he is or not */
     CALL_EXIT                /* the thread ends */
 };
 
