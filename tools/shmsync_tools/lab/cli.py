@@ -246,7 +246,7 @@ def _print_json(value: Any) -> None:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH)
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False)
 
 
 # ---- list and show -------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ def _reasons(cells: Iterable[Cell]) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="      ")
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+    )
 
 
 def _sums(cells: Sequence[Cell], names: Sequence[str]) -> list[str]:

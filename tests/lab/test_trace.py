@@ -1,0 +1,164 @@
+"""Traces as text: one kept in full, and what must be true of all."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from shmsync_tools.lab import trace
+from shmsync_tools.lab.matrix import all_scenarios, scenario_of
+from shmsync_tools.lab.scenario import Finding, Run, Verdict
+from shmsync_tools.stage import Step
+
+#: Remade with SHMSYNC_REWRITE=1 in the environment; then look at the difference.
+KEPT = Path(__file__).with_name("F2.trace.txt")
+README = Path(trace.__file__).with_name("README.md")
+
+ON_A_STAGE = sorted(key for key, scenario in all_scenarios().items() if scenario.stage)
+
+
+def rendered(number: int, *, all_steps: bool = False) -> list[str]:
+    run = scenario_of(number, "fsync").run("fsync")
+    return trace.render(run, all_steps=all_steps).splitlines()
+
+
+def step_lines(lines: list[str]) -> list[str]:
+    return [line for line in lines if re.match(r" {0,3}\d+  ", line)]
+
+
+def test_the_trace_of_the_lost_wake_up_is_as_kept() -> None:
+    text = trace.render(scenario_of(2, "fsync").run("fsync")) + "\n"
+    if os.environ.get("SHMSYNC_REWRITE"):
+        KEPT.write_text(text)
+    assert text == KEPT.read_text()
+
+
+def test_the_readme_has_that_trace() -> None:
+    told = re.search(r"--trace -->\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    assert told is not None
+    assert told[1] == KEPT.read_text()
+
+
+@pytest.mark.parametrize("key", ON_A_STAGE, ids=str)
+def test_each_step_is_a_line_with_its_words_behind(key: tuple[int, str]) -> None:
+    run = scenario_of(*key).run(key[1])
+    lines = trace.render(run, all_steps=True).splitlines()
+    heading = next(line for line in lines if line.startswith("step"))
+    columns = {name: heading.index(f"  {name}") + 2 for name in run.threads}
+    reader = trace.Reader(run)
+    numbers = [int(line.split(maxsplit=1)[0]) for line in step_lines(lines)]
+    for number, line in zip(numbers, step_lines(lines), strict=True):
+        step = run.steps[number - 1]
+        assert line[columns[step.thread] :].startswith(reader.step(step))
+        words = "".join(reader.words(name, pair) for name, pair in step.words.items())
+        assert line.replace(" ", "").endswith(words.replace(" ", ""))
+    repeated = re.findall(r"\((\d+) more times the same (\d+)", "\n".join(lines))
+    folded = sum(int(times) * int(length) for times, length in repeated)
+    assert len(numbers) + folded == len(run.steps)
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize("key", ON_A_STAGE, ids=str)
+def test_calls_notes_and_the_finding_are_there(key: tuple[int, str]) -> None:
+    run = scenario_of(*key).run(key[1])
+    text = trace.render(run)
+    flat = " ".join(text.split())
+    for note in run.notes:
+        assert f"-- {' '.join(note.text.split())}" in flat
+    for calls in run.threads.values():
+        assert all(call in text for call in calls)
+    for returned in run.returns:
+        assert f"= {returned.text}" in text or not returned.text
+    assert f"{run.finding.verdict.value}: {run.finding.seen} NT: {run.finding.nt}" in flat
+
+
+def test_steps_that_touch_no_object_are_hidden_and_counted() -> None:
+    shown, everything = rendered(4), rendered(4, all_steps=True)
+    hidden = len(step_lines(everything)) - len(step_lines(shown))
+    assert f"({hidden} steps that touch no object's words are hidden: --all-steps)" in shown
+    assert not any("hidden" in line for line in everything)
+    assert any("trylock gate" in line for line in everything)
+    assert not any("gate" in line or ".kind" in line for line in step_lines(shown))
+
+
+def test_owners_have_names() -> None:
+    text = "\n".join(rendered(4))
+    for part in ("cas M: free -> B", "store M: B -> abandoned", "cas M: abandoned -> A"):
+        assert part in text
+    assert re.search(r"store M: A -> free +free +0$", text, re.MULTILINE)
+    assert re.search(r"A x2 +1 +1$", "\n".join(rendered(3)), re.MULTILINE)
+
+
+def test_rounds_that_repeat_are_printed_once() -> None:
+    lines = rendered(14)
+    assert len(step_lines(lines)) == 14
+    assert any("(19 more times the same 14 lines, up to step 284)" in line for line in lines)
+
+
+def test_a_refused_call_without_steps_shows() -> None:
+    text = "\n".join(rendered(12))
+    assert "wait_all(X, X, timeout=0):\n      = EINVAL" in text
+
+
+def made_up(*steps: Step, **changes: object) -> Run:
+    run = Run(
+        1,
+        "fsync",
+        "made up",
+        Finding(Verdict.OCCURS, "Seen.", "Nothing."),
+        threads={"A": ("wait_any(M, S)",)},
+        objects={"M": "mutex", "S": "semaphore"},
+        before={"M": (0, 0), "S": (1, 4)},
+        ended={"A": "done"},
+        steps=steps,
+        owners={65536: "A"},
+    )
+    return replace(run, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("op", "word", "old", "now", "result", "told"),
+    [
+        ("load", "M.word0", 65536, 65536, 0, "load M: A"),
+        ("load", "M.word1", 2, 2, 0, "load M count: 2"),
+        ("load", "S.word1", 4, 4, 0, "load S maximum: 4"),
+        ("cas", "S.word0", 1, 0, 1, "cas S: 1 -> 0"),
+        ("cas", "M.word0", 65537, 65537, 0, "cas M fails: owner 0x10001"),
+        ("swap", "S.word0", 1, 1, 1, "swap S: 1 -> 1"),
+        ("store", "M.word0", 65536, 2**32 - 1, 0, "store M: A -> abandoned"),
+        ("sleep", "M.word0", 2**64 - 1, 2**32 - 1, -22, "sleep refused: EINVAL, ..."),
+        ("sleep", "M.word0", 65536, 0, -11, "no sleep: M is free, ..."),
+        ("sleep", "M.word0", 65536, 65536, 0, "sleep while M is A, ..."),
+        ("wake", "M.word0", 0, 0, 0, "wake M: nobody"),
+        ("wake", "M.word0", 0, 0, 3, "wake M: 3"),
+        ("timeout", "", 0, 0, 0, "the deadline"),
+        ("kill", "", 0, 0, 0, "killed"),
+        ("yield", "", 0, 0, 0, "pause"),
+        ("trylock", "gate", 0, 1000, -130, "trylock gate: EOWNERDEAD"),
+    ],
+)
+def test_steps_in_words(op: str, word: str, old: int, now: int, result: int, told: str) -> None:
+    step = Step("A", 0, op, word, "", old, now, result, "", {"M": (0, 0), "S": (1, 4)})
+    assert trace.Reader(made_up(step)).step(step) == told
+
+
+def test_words_in_words() -> None:
+    reader = trace.Reader(made_up())
+    assert reader.words("S", (5, 4)) == "5/4"
+    assert [reader.words("M", pair) for pair in ((0, 0), (0, 2), (65536, 0), (2**32 - 1, 1))] == [
+        "free",
+        "free x2",
+        "A x0",
+        "abandoned x1",
+    ]
+    other = trace.Reader(made_up(engine="another"))
+    assert other.words("M", (65536, 31)) == "10000.1f"
+
+
+def test_a_run_without_a_stage_says_so() -> None:
+    text = trace.render(Run(34, "fsync", "made up", Finding(Verdict.OCCURS, "Seen.", "Nothing.")))
+    assert "leave no steps" in text
+    assert text.endswith("occurs: Seen.\nNT: Nothing.")
