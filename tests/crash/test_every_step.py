@@ -45,8 +45,9 @@ PLANTED: dict[str, tuple[tuple[str, ...], Mend]] = {
             "directory.c",
             "the slot is taken before anything is in it",
             (
-                "undo_write32(ns, &control->objects_fresh, fresh + 1);",
-                "undo_write32(ns, &control->objects_fresh, fresh + 1); undo_commit(ns);",
+                "load32_relaxed(&segment_object(ns, *index)->next));\n        return 0;",
+                "load32_relaxed(&segment_object(ns, *index)->next));\n        undo_commit(ns);"
+                "\n        return 0;",
             ),
         ),
     ),

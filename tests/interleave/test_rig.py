@@ -1,0 +1,253 @@
+"""The rig itself: it is deterministic, its reduction leaves nothing out, it finds what is
+planted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shmsync_tools.stage import Grant, Stage, State, clear, release, set_, unlock, wait
+
+from ..mending.mends import Mend
+from ..mending.workshop import ROOT, Workshop
+from ..support.explore import Ending, explore, failures, from_text, look, replay, to_text
+from .programs import PROGRAMS, Program
+
+#: Programs small enough for every schedule to be run without reduction.
+SMALL = (
+    "waiter_and_two_releases",
+    "set_against_timeout",
+    "set_and_clear_against_poll",
+    "poll_beside_a_taker",
+    "pulse_against_waiter",
+)
+SCHEDULES = Path(__file__).parent / "schedules"
+
+NO_WAKE = (
+    "    wake_everybody(object);\n    return previous;\n}\n\nstatic int64_t fsync_event_set",
+    "    return previous;\n}\n\nstatic int64_t fsync_event_set",
+)
+SWAPPED = (
+    "    store32_relaxed(&object->word1, previous - 1);\n    if (previous == 1) {\n"
+    "        store32_release(&object->word0, 0);",
+    "    if (previous == 1)\n        store32_release(&object->word0, 0);\n"
+    "    store32_relaxed(&object->word1, previous - 1);\n    if (previous == 1) {",
+)
+TWO_STEPS = (
+    "return count != 0 && cas32_acq_rel(&object->word0, count, count - 1) == count;",
+    "if (count != 0)\n        store32_release(&object->word0, count - 1);\n    return count != 0;",
+)
+#: Faults planted in the engine, with the program whose exploration has to find each.
+PLANTED: dict[str, tuple[str, Mend]] = {
+    "a lost wake-up": (
+        "waiter_and_two_releases",
+        Mend("a release wakes nobody", (NO_WAKE,)),
+    ),
+    "a release whose stores are swapped": (
+        "contenders_with_recursion",
+        Mend("the mutex is free before its count is", (SWAPPED,)),
+    ),
+    "a take that is two steps": (
+        "releases_at_the_maximum",
+        Mend("the count is read and written back", (TWO_STEPS,)),
+    ),
+}
+
+
+def relevant(ending: Ending) -> tuple[object, ...]:
+    """What of an ending does not depend on whether somebody who was done was killed afterwards."""
+    states = tuple(
+        State.DONE if None not in results and state is State.DEAD else state
+        for state, results in zip(ending.states, ending.results, strict=True)
+    )
+    return ending.results, states, ending.words
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("kills", [0, 1])
+def test_reduction_finds_every_ending_that_the_plain_search_finds(name: str, kills: int) -> None:
+    with Stage() as stage:
+        PROGRAMS[name](stage)
+        stage.start()
+        reduced = explore(stage, kills=kills)
+        plain = explore(stage, kills=kills, preemptions=3, schedules_max=3_000_000)
+        print(f"{name}, {kills} kills: {reduced}; {plain}")
+        assert reduced.exhausted
+        assert plain.exhausted
+        found = {relevant(outcome.ending) for outcome in reduced.outcomes}
+        assert {relevant(outcome.ending) for outcome in plain.outcomes} <= found
+        assert plain.schedules > reduced.schedules
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_search_repeats_exactly(name: str) -> None:
+    def search() -> object:
+        with Stage() as stage:
+            PROGRAMS[name](stage)
+            stage.start()
+            return explore(stage, kills=1), explore(stage, random=500, seed=7)
+
+    assert search() == search()
+
+
+def test_seeds_differ_and_repeat() -> None:
+    with Stage() as stage:
+        PROGRAMS["any_of_two"](stage)
+        stage.start()
+        first, again, other = (explore(stage, random=50, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert [each.schedule for each in first.outcomes] != [each.schedule for each in other.outcomes]
+
+
+def test_a_killed_thread_dies_before_each_of_its_steps() -> None:
+    with Stage() as stage:
+        event = stage.event("E")
+        stage.thread("A", set_(event), clear(event))
+        stage.start()
+        found = explore(stage, kills=1)
+        schedules = [outcome.schedule for outcome in found.outcomes]
+        (alive,) = (each for each in schedules if (0, Grant.KILL) not in each)
+        killed_after = [len(each) - 1 for each in schedules if (0, Grant.KILL) in each]
+        stage.play(alive)
+        assert len(stage.trace) == len(alive)
+        # Endings that look the same are one; so each is the first kill that left something new.
+        assert len(killed_after) >= 4
+        assert found.schedules == len(alive) + 1
+
+
+def test_a_mutex_whose_holder_was_killed_can_be_had() -> None:
+    """Robust mutexes as the kernel leaves them, seen through the sweeper."""
+    with Stage() as stage:
+        PROGRAMS["owner_dies"](stage)
+        stage.start()
+        a, b, s = stage.threads
+        a.until_call(1)
+        b.run()
+        assert b.state is State.SLEEPING
+        a.kill()
+        s.finish()
+        assert b.run() is State.DONE
+        assert b.results[0].abandoned == 1
+        assert look(stage).states == (State.DEAD, State.DONE, State.DONE)
+
+
+def test_nobody_can_be_granted_what_cannot_be() -> None:
+    with Stage() as stage:
+        m = stage.mutex("M")
+        a = stage.thread("A", wait(m))
+        stage.start()
+        a.finish()
+        assert not a.can(Grant.STEP)
+        with pytest.raises(AssertionError, match="cannot be granted"):
+            a.step()
+
+
+def test_an_endless_program_is_cut_off_and_said_to_be_endless() -> None:
+    """Two waits for all in opposite order that roll back for each other (F14)."""
+    with Stage() as stage:
+        x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
+        stage.thread("A", wait(x, y, all=True))
+        stage.thread("B", wait(y, x, all=True))
+        stage.start()
+        found = explore(stage, steps_max=80, schedules_max=20_000)
+        assert any(outcome.ending.endless for outcome in found.outcomes)
+
+
+def test_the_model_refuses_a_forged_history() -> None:
+    """A canary: an ending that cannot be is not explained."""
+    with Stage() as stage:
+        s = stage.semaphore("S", count=1)
+        stage.thread("A", wait(s))
+        stage.thread("B", release(s))
+        stage.start()
+        found = explore(stage)
+        assert not failures(stage, found)
+        outcome = found.outcomes[0]
+        forged = Ending(
+            outcome.ending.events,
+            (((0, 0, 0),), ((2, 0, 0),)),
+            outcome.ending.states,
+            outcome.ending.words,
+        )
+        changed = type(found)(1, 1, 1, True, "forged", (type(outcome)(forged, (), 1),))
+        assert failures(stage, changed)
+
+
+def test_an_abandoned_program_leaves_the_stage_usable() -> None:
+    with Stage() as stage:
+        m = stage.mutex("M")
+        a = stage.thread("A", wait(m), unlock(m))
+        stage.start()
+        a.step()
+        stage.restart()
+        a.finish()
+        assert stage.words()["M"][0] == 0
+
+
+# ---- kept schedules ----
+
+
+def kept() -> list[Path]:
+    """Schedules worth keeping: a line with the program, one with the schedule, then the ending."""
+    return sorted(SCHEDULES.glob("*.txt"))
+
+
+def describe(stage: Stage, ending: Ending) -> str:
+    """An ending as text."""
+    lines = [
+        f"{thread.name} {state.name.lower()} {[None if r is None else r[0] for r in results]}"
+        for thread, state, results in zip(stage.threads, ending.states, ending.results, strict=True)
+    ]
+    lines += [f"{name} {words}" for name, words in ending.words]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("path", kept(), ids=lambda path: path.stem)
+def test_a_kept_schedule_leads_where_it_led(path: Path) -> None:
+    """SHMSYNC_REWRITE=1 writes what it leads to now: look at the difference, then commit it."""
+    name, schedule, expected = path.read_text().split("\n", 2)
+    program: Program = PROGRAMS[name]
+    with Stage() as stage:
+        program(stage)
+        stage.start()
+        found = describe(stage, replay(stage, from_text(schedule)))
+    assert to_text(from_text(schedule)) == schedule
+    if os.environ.get("SHMSYNC_REWRITE"):
+        path.write_text(f"{name}\n{schedule}\n{found}")
+    assert found == expected
+
+
+def test_there_are_kept_schedules() -> None:
+    assert len(kept()) >= 3
+
+
+# ---- planted faults ----
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The objects of the traced module, to plant faults in."""
+    return Workshop(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
+    program, planted = PLANTED[fault]
+    module = workshop.build(fault.replace(" ", "-"), planted)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.interleave.planted", str(module), program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["failures"], f"{fault}: not found in {report['schedules']} schedules"
+    print(f"{fault}: {report['first']}")
