@@ -105,8 +105,10 @@ stamp() {
 
 built_module_is_current() {
     local module
-    module=$(compgen -G "$root/shmsync/_native*.so" | head -n 1) && [ -n "$module" ] &&
-        [ -z "$(cd "$root" && sources -newer "$module")" ]
+    for module in _native _traced; do
+        module=$(compgen -G "$root/shmsync/$module*.so" | head -n 1)
+        [ -n "$module" ] && [ -z "$(cd "$root" && sources -newer "$module")" ] || return
+    done
 }
 
 have=$(cat "$venv/shmsync.stamp" 2>/dev/null || true)
