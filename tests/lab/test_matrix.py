@@ -15,7 +15,7 @@ from shmsync_tools.lab.catalogue import CATALOGUE
 from shmsync_tools.lab.scenario import Finding, Scenario, ScriptedStage, Verdict
 
 from shmsync import cli
-from shmsync.engine import engines
+from shmsync.engine import Engine, engines
 
 VERDICTS = {verdict.value for verdict in Verdict}
 SECONDS = 120
@@ -218,6 +218,15 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
 def test_an_engine_without_a_scenario_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", "run", "F6"]) == cli.Exit.UNAVAILABLE
     assert "F6 has no scenario for the engine fsync" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--engine", "all"], ["--engine", "fsync"]])
+def test_a_machine_on_which_no_engine_works_is_told_why(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Engine, "check", lambda engine: "it is too old")
+    assert cli.main(["lab", "matrix", *arguments]) == cli.Exit.UNAVAILABLE
+    assert "fsync does not work here: it is too old" in capsys.readouterr().err
 
 
 def test_the_lab_may_be_missing(

@@ -233,9 +233,10 @@ def _entry(text: str) -> Entry:
 def _engines(arguments: argparse.Namespace) -> list[str]:
     """The engines that were asked for, or all that work here; refuses those that do not."""
     asked: list[str] = arguments.engine or [ALL]
-    if ALL in asked:
-        return matrix.usable_engines()
-    for name in asked:
+    usable = matrix.usable_engines()
+    if ALL in asked and usable:
+        return usable
+    for name in engines() if ALL in asked else asked:
         if reason := by_name(name).check():
             raise RefusedError(Exit.UNAVAILABLE, f"{name} does not work here: {reason}")
     return list(dict.fromkeys(asked))
