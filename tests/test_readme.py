@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shmsync import engine
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -16,6 +18,22 @@ EXAMPLES = re.findall(r"```python\n# (\w+\.py): .*?\n(.*?)```", README, re.DOTAL
 
 def test_the_table_of_engines_is_the_one_that_the_declarations_give() -> None:
     assert engine.table() in README
+
+
+@pytest.mark.parametrize(
+    "command",
+    re.findall(r"<!-- shmsync (.*) -->", README),
+)
+def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shmsync", *command.split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout
+    assert done.stdout in README, done.stderr
 
 
 def test_the_two_programs_meet_by_name() -> None:

@@ -198,9 +198,15 @@ def _add_matrix(commands: Any) -> None:
         "The exit status is 0 if every scenario could be run, 1 if one broke off.",
         epilog="examples:\n"
         "  shmsync lab matrix\n"
+        "  shmsync lab matrix --short\n"
         "  shmsync lab matrix --engine fsync\n"
         "  shmsync lab matrix --json | jq -r '.entries[]"
         ' | select(.cells.fsync.verdict == "occurs") | .title\'\n',
+    )
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="only which entries have which verdict, as a Markdown table",
     )
     _add_engine(parser)
     _add_json(parser)
@@ -364,6 +370,8 @@ def _matrix(arguments: argparse.Namespace) -> int:
     cells = _fill(arguments)
     if arguments.json:
         _print_json(matrix.as_json(cells))
+    elif arguments.short:
+        print(matrix.short_table(cells))
     else:
         print(matrix.table(cells))
     return Exit.OK if all(cell.run for cell in cells) else Exit.NO

@@ -103,6 +103,34 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n".join([*lines, "", *_reasons(cells), "", *_sums(cells, names)])
 
 
+def short_table(cells: Sequence[Cell]) -> str:
+    """Which entries have which verdict, a column for each engine, as Markdown."""
+    names = list(dict.fromkeys(cell.engine for cell in cells))
+    lines = [
+        "| | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for text in _order():
+        columns = [
+            ranges([cell.number for cell in cells if cell.engine == name and _short(cell) == text])
+            for name in names
+        ]
+        if any(columns):
+            lines.append(f"| {text} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers of entries, neighbours joined: "F1–F7, F11"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"F{r[0]}" + (f"–F{r[-1]}" if len(r) > 1 else "") for r in runs)
+
+
 def _short(cell: Cell) -> str:
     return cell.text if cell.run else "FAILED"
 
