@@ -25,6 +25,9 @@ def test_the_table_of_engines_is_the_one_that_the_declarations_give() -> None:
     re.findall(r"<!-- shmsync (.*) -->", README),
 )
 def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
+    kernel = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+    if "matrix" in command and kernel < (6, 7):
+        pytest.skip("before Linux 6.7 F10 occurs in place of F11")
     done = subprocess.run(
         [sys.executable, "-m", "shmsync", *command.split()],
         capture_output=True,

@@ -121,14 +121,14 @@ def short_table(cells: Sequence[Cell]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers of entries, neighbours joined: "F1–F7, F11"."""
+    """Ascending numbers of entries, neighbours joined: "F1-F7, F11"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"F{r[0]}" + (f"–F{r[-1]}" if len(r) > 1 else "") for r in runs)
+    return ", ".join(f"F{r[0]}" + (f"-F{r[-1]}" if len(r) > 1 else "") for r in runs)
 
 
 def _short(cell: Cell) -> str:
