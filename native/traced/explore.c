@@ -420,11 +420,11 @@ int explore(const struct explore_config *wanted, struct explore_result *out)
         if (config->method == EXPLORE_RANDOM)
             continue;
         prefix = backtrack(depth);
-        if (prefix == 0) {
+        if (prefix == 0 && rc == 0) {
             result->exhausted = 1;
             break;
         }
     }
     result->outcomes = outcome_count;
-    return rc;
+    return rc == -ENOSPC ? 0 : rc; /* more endings than can be kept: not exhausted */
 }

@@ -105,6 +105,16 @@ def owner_dies(stage: Stage) -> None:
     stage.thread("S", sweep())
 
 
+def five_at_two_semaphores(stage: Stage) -> None:
+    """Five threads and two semaphores: more schedules than can all be run."""
+    s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
+    stage.thread("A", wait(s), release(t), wait(t))
+    stage.thread("B", wait(s), release(t))
+    stage.thread("C", wait(t), release(s))
+    stage.thread("D", release(s))
+    stage.thread("E", wait(t, timeout=SOME_TIME))
+
+
 RELAXED: dict[str, Program] = {
     each.__name__: each
     for each in (
@@ -123,4 +133,9 @@ FAULTY: dict[str, Program] = {
     each.__name__: each for each in (poll_beside_a_taker, all_against_any, pulse_against_waiter)
 }
 
-PROGRAMS: dict[str, Program] = {**RELAXED, **FAULTY, "owner_dies": owner_dies}
+PROGRAMS: dict[str, Program] = {
+    **RELAXED,
+    **FAULTY,
+    "owner_dies": owner_dies,
+    "five_at_two_semaphores": five_at_two_semaphores,
+}

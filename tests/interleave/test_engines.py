@@ -9,8 +9,8 @@ from shmsync_tools.stage import Stage
 
 from shmsync.engine import Engine
 
-from ..support.explore import explore, failures, from_text, replay, report, to_text
-from .programs import FAULTY, RELAXED, Program
+from ..support.explore import explore, explore_far, failures, from_text, replay, report, to_text
+from .programs import FAULTY, RELAXED, Program, five_at_two_semaphores
 
 #: With it, programs that CI explores up to a bound are explored to the end: minutes to hours.
 LARGE = bool(os.environ.get("SHMSYNC_LARGE"))
@@ -26,6 +26,20 @@ def test_the_model_explains_every_interleaving(engine: Engine, program: Program)
         wrong = failures(stage, found)
         assert not wrong, report(program.__name__, stage, *wrong[0])
         assert found.exhausted
+
+
+def test_a_large_program_is_explored_as_far_as_it_goes(engine: Engine) -> None:
+    with Stage(engine.name) as stage:
+        five_at_two_semaphores(stage)
+        stage.start()
+        searches = explore_far(stage, schedules_max=1_000_000 if LARGE else 60_000)
+        for found in searches:
+            print(f"{engine.name} five_at_two_semaphores: {found}")
+            wrong = failures(stage, found)
+            assert not wrong, report("five_at_two_semaphores", stage, *wrong[0])
+        assert searches[0].exhausted or any(
+            found.exhausted and "preemptions" in found.method for found in searches
+        )
 
 
 @pytest.mark.parametrize("program", FAULTY.values(), ids=FAULTY.keys())

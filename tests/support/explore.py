@@ -176,6 +176,20 @@ def explore(
     )
 
 
+def explore_far(stage: Stage, *, schedules_max: int, kills: int = 0) -> list[Exploration]:
+    """All schedules if there are at most so many; else all with few preemptions, as many of these
+    as fit, and random ones beyond. What was done is in each result's text."""
+    found = [explore(stage, kills=kills, schedules_max=schedules_max)]
+    if found[0].exhausted:
+        return found
+    for preemptions in range(16):
+        bounded = explore(stage, kills=kills, preemptions=preemptions, schedules_max=schedules_max)
+        if not bounded.exhausted:
+            break
+        found.append(bounded)
+    return [*found, explore(stage, kills=kills, random=schedules_max // 10, seed=1)]
+
+
 # ---- what the model says to it ----
 
 
@@ -412,6 +426,7 @@ __all__ = [
     "Outcome",
     "Schedule",
     "explore",
+    "explore_far",
     "failures",
     "from_text",
     "initial_model",
