@@ -332,37 +332,39 @@ int64_t ss_mutex_release(struct ss_handle *handle)
     return result;
 }
 
-int64_t ss_event_set(struct ss_handle *handle)
+enum event_change { EVENT_SET, EVENT_RESET, EVENT_PULSE };
+
+static int64_t change_event(struct ss_handle *handle, enum event_change change)
 {
     int64_t result = begin(handle, is_event(handle->kind));
+    const struct engine *engine;
 
     if (result < 0)
         return result;
-    result = handle->ns->engine->event_set(object_of(handle));
+    engine = handle->ns->engine;
+    if (change == EVENT_SET)
+        result = engine->event_set(object_of(handle));
+    else if (change == EVENT_RESET)
+        result = engine->event_reset(object_of(handle));
+    else
+        result = engine->event_pulse(object_of(handle));
     leave(handle);
     return result;
+}
+
+int64_t ss_event_set(struct ss_handle *handle)
+{
+    return change_event(handle, EVENT_SET);
 }
 
 int64_t ss_event_reset(struct ss_handle *handle)
 {
-    int64_t result = begin(handle, is_event(handle->kind));
-
-    if (result < 0)
-        return result;
-    result = handle->ns->engine->event_reset(object_of(handle));
-    leave(handle);
-    return result;
+    return change_event(handle, EVENT_RESET);
 }
 
 int64_t ss_event_pulse(struct ss_handle *handle)
 {
-    int64_t result = begin(handle, is_event(handle->kind));
-
-    if (result < 0)
-        return result;
-    result = handle->ns->engine->event_pulse(object_of(handle));
-    leave(handle);
-    return result;
+    return change_event(handle, EVENT_PULSE);
 }
 
 int ss_read(struct ss_handle *handle, struct ss_state *state)
@@ -465,11 +467,12 @@ void wait_publish(struct wait *wait)
 /* The signal of a signal-and-wait: whatever that means for its kind. */
 static int64_t signal_once(struct ss_handle *handle, uint32_t owner)
 {
-    const struct engine *engine = handle->ns->engine;
     int64_t result = begin(handle, true);
+    const struct engine *engine;
 
     if (result < 0)
         return result;
+    engine = handle->ns->engine;
     if (handle->kind == SS_SEMAPHORE)
         result = engine->semaphore_release(object_of(handle), 1);
     else if (handle->kind == SS_MUTEX)
@@ -526,11 +529,13 @@ int ss_wait(struct ss_wait *request)
 /* Puts one taken object back as it was. */
 static void give_back(struct ss_handle *handle, bool abandoned)
 {
-    struct registration *self = owner_registered(handle->ns);
-    const struct engine *engine = handle->ns->engine;
+    struct registration *self;
+    const struct engine *engine;
 
     if (begin(handle, true) < 0)
         return; /* closed by another thread meanwhile */
+    self = owner_registered(handle->ns);
+    engine = handle->ns->engine;
     if (handle->kind == SS_SEMAPHORE)
         engine->semaphore_release(object_of(handle), 1);
     else if (handle->kind == SS_AUTO_EVENT)

@@ -62,7 +62,7 @@ class RefusedError(Exception):
         self.status = status
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, with the exit status that the rest of the command uses."""
 
     def error(self, message: str) -> NoReturn:
@@ -123,7 +123,7 @@ def _refused(error: Exception, name: str | None) -> RefusedError:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="shmsync",
         description="Look at and clean up shmsync's namespaces: the synchronization objects that "
         "unrelated programs share through /dev/shm.",
@@ -145,9 +145,10 @@ class _Version(argparse.Action):
         parser.exit(Exit.OK)
 
 
-def _add(
+def add_command(
     commands: Any, name: str, run: Any, *, summary: str, description: str, epilog: str
 ) -> argparse.ArgumentParser:
+    """A subcommand whose ``--help`` keeps the line breaks of its texts."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -159,12 +160,13 @@ def _add(
     return parser
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_ls(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "ls",
         _ls,
@@ -178,13 +180,13 @@ def _add_ls(commands: Any) -> None:
     parser.add_argument(
         "patterns", nargs="*", metavar="PATTERN", help="list only matching names; exit 1 if none is"
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_show(commands: Any) -> None:
     from shmsync.inspect import LEGEND
 
-    parser = _add(
+    parser = add_command(
         commands,
         "show",
         _show,
@@ -198,11 +200,11 @@ def _add_show(commands: Any) -> None:
         "  watch -n 0.5 shmsync show render-farm\n",
     )
     parser.add_argument("name", metavar="NAMESPACE")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_rm(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "rm",
         _rm,
@@ -220,7 +222,7 @@ def _add_rm(commands: Any) -> None:
 
 
 def _add_gc(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "gc",
         _gc,
@@ -234,11 +236,11 @@ def _add_gc(commands: Any) -> None:
         "patterns", nargs="*", metavar="PATTERN", help="only in namespaces of matching names"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "doctor",
         _doctor,
@@ -248,7 +250,7 @@ def _add_doctor(commands: Any) -> None:
         "status 0 if the default engine works, 69 if not.",
         epilog="examples:\n  shmsync doctor\n  shmsync doctor --json | jq .engines\n",
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_lab(commands: Any) -> None:
@@ -264,7 +266,8 @@ def _indented(text: str) -> str:
     return "\n".join("  " + line for line in text.splitlines())
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """What ``--json`` prints."""
     print(json.dumps(value, indent=2))
 
 
@@ -277,7 +280,7 @@ def _ls(arguments: argparse.Namespace) -> int:
     names = _matching(arguments.patterns)
     entries = [entry for name in names if (entry := _entry(name)) is not None]
     if arguments.json:
-        _print_json({"namespaces": entries})
+        print_json({"namespaces": entries})
     elif entries:
         titles = ("NAME", "ENGINE", "OBJECTS", "PROCESSES", "IN USE", "SIZE", "NOTE")
         rows = [_ls_row(entry) for entry in entries]
@@ -377,7 +380,7 @@ def _show(arguments: argparse.Namespace) -> int:
     # Pids of another pid namespace are other processes' here, or nobody's.
     ours = seen.pid_namespace == os.stat("/proc/self/ns/pid").st_ino
     if arguments.json:
-        _print_json(_show_json(seen, ours))
+        print_json(_show_json(seen, ours))
     else:
         print("\n".join(_show_lines(seen, ours)))
     return Exit.OK
@@ -529,7 +532,7 @@ def _gc(arguments: argparse.Namespace) -> int:
         if result is not None:
             results.append(result)
     if arguments.json:
-        _print_json({"dry_run": arguments.dry_run, "namespaces": results})
+        print_json({"dry_run": arguments.dry_run, "namespaces": results})
     else:
         _print_gc(results, arguments.dry_run)
     return Exit.OS_ERROR if any(r["action"] == "failed" for r in results) else Exit.OK
@@ -617,7 +620,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     report = doctor.examine()
     if arguments.json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
         print(doctor.describe(report))
     return Exit.OK if report.ok else Exit.UNAVAILABLE

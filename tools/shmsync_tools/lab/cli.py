@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from shmsync.cli import Exit, RefusedError
+from shmsync.cli import Exit, Parser, RefusedError, add_command, add_json, print_json
 from shmsync.engine import by_name, engines
 from shmsync_tools.lab import matrix, trace
 from shmsync_tools.lab.catalogue import CATALOGUE, Entry
@@ -64,14 +63,6 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with the exit status that the rest of the command uses."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {message}; `{self.prog} --help` shows examples\n")
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs one command of the lab; returns its exit status."""
     arguments = _parser().parse_args(argv)
@@ -83,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="shmsync lab",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -93,30 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     for add in (_add_list, _add_show, _add_run, _add_matrix, _add_report):
         add(commands)
     return parser
-
-
-def _add(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    *,
-    summary: str,
-    description: str,
-    epilog: str,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +102,7 @@ def _add_entry(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_list(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "list",
         _list,
@@ -146,11 +113,11 @@ def _add_list(commands: Any) -> None:
     parser.add_argument(
         "words", nargs="*", metavar="WORD", help="only entries that have all these words in them"
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_show(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "show",
         _show,
@@ -160,11 +127,11 @@ def _add_show(commands: Any) -> None:
         epilog="examples:\n  shmsync lab show F2\n  shmsync lab show 2 --json\n",
     )
     _add_entry(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_run(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "run",
         _run,
@@ -179,11 +146,11 @@ def _add_run(commands: Any) -> None:
     parser.add_argument(
         "--all-steps", action="store_true", help="in the trace, also those that touch no object"
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_matrix(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "matrix",
         _matrix,
@@ -209,11 +176,11 @@ def _add_matrix(commands: Any) -> None:
         help="only which entries have which verdict, as a Markdown table",
     )
     _add_engine(parser)
-    _add_json(parser)
+    add_json(parser)
 
 
 def _add_report(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "report",
         _report,
@@ -248,10 +215,6 @@ def _engines(arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(asked))
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_on_hyphens=False)
 
@@ -263,7 +226,7 @@ def _list(arguments: argparse.Namespace) -> int:
     words = [word.lower() for word in arguments.words]
     entries = [entry for entry in CATALOGUE.values() if _has_all(entry, words)]
     if arguments.json:
-        _print_json([_entry_json(entry) for entry in entries])
+        print_json([_entry_json(entry) for entry in entries])
         return Exit.OK
     chapter = ""
     for entry in entries:
@@ -294,7 +257,7 @@ def _show(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         shown = [{"engines": s.engines, "title": s.title, "forced": s.forced} for s in scenarios]
-        _print_json(_entry_json(entry) | {"scenarios": shown})
+        print_json(_entry_json(entry) | {"scenarios": shown})
         return Exit.OK
     print(f"F{entry.number}: {entry.title}\n")
     print(_wrapped(entry.text) + "\n")
@@ -322,7 +285,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise RefusedError(Exit.UNAVAILABLE, str(error)) from None
         runs.append((scenario, scenario.run(engine)))
     if arguments.json:
-        _print_json([_run_json(scenario, run) for scenario, run in runs])
+        print_json([_run_json(scenario, run) for scenario, run in runs])
         return Exit.OK
     print("\n\n".join(_told(scenario, run, arguments) for scenario, run in runs))
     return Exit.OK
@@ -369,7 +332,7 @@ def _fill(arguments: argparse.Namespace) -> list[matrix.Cell]:
 def _matrix(arguments: argparse.Namespace) -> int:
     cells = _fill(arguments)
     if arguments.json:
-        _print_json(matrix.as_json(cells))
+        print_json(matrix.as_json(cells))
     elif arguments.short:
         print(matrix.short_table(cells))
     else:
