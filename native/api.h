@@ -1,7 +1,7 @@
 /* Everything that Python may call or read. No preprocessor lines: cffi reads this file as it is, and every C
  * file includes it. Functions that can fail return a negative errno; what each errno means to a user is in
- * shmsync/errors.py. No function here blocks without coming back after at most 100 ms of not being served:
- * -EINTR says "let signal handlers run, then call again with the same arguments".
+ * shmsync/errors.py. Whatever may have to wait comes back with -EINTR when a signal has come, or when the segment's
+ * lock could not be had in 50 ms: "let signal handlers run, then call again with the same arguments".
  */
 
 enum ss_engine { SS_ENGINE_ANY = 0, SS_ENGINE_FSYNC = 1 };
@@ -86,6 +86,8 @@ struct ss_open {
 };
 
 int ss_open(struct ss_open *request);
+/* For a caller that is interrupted after ss_open: closes what it opened, unless that was adopted. */
+void ss_open_undo(struct ss_open *request);
 int ss_close(struct ss_handle *handle);
 void ss_handle_free(struct ss_handle *handle);
 

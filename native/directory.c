@@ -9,7 +9,7 @@
 
 #include "engine.h"
 
-SS_TRANSACTION(12); /* create: 11 entries at most; close and free: 9 */
+SS_TRANSACTION(10); /* create: 10 entries at most; close and free: 8 */
 
 uint32_t directory_hash(const char *name, uint32_t length)
 {

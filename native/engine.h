@@ -23,7 +23,7 @@ struct wait {
 };
 
 /* All functions return -errno on failure and change nothing then. `owner` is an owner id. The engine may be
- * called by many threads and processes at once; only `kill` is called under the gate. */
+ * called by many threads and processes at once; `mutex_kill` always under the gate, `init` and `read` sometimes. */
 struct engine {
     uint32_t id;      /* enum ss_engine */
     bool sweeps;      /* wants a sweeper thread in every process (sweeper.c) */

@@ -80,8 +80,9 @@ static void undo_log(struct ss_namespace *ns, uint64_t where, uint64_t old)
 
     if (ns->undo_length >= SS_UNDO_MAX)
         abort(); /* SS_TRANSACTION rules it out; should it lie, the next holder undoes what we did */
-    store64_relaxed(&entry->where, where);
-    store64_relaxed(&entry->old, old);
+    /* These may not be seen before the commit of the transaction before: release stores, like it. */
+    store64_release(&entry->where, where);
+    store64_release(&entry->old, old);
     /* Pairs with the load_acquire in undo_recover: a length that covers the entry implies the entry. */
     store32_release(&control->undo_length, ++ns->undo_length);
 }

@@ -25,6 +25,7 @@ static struct ss_handle *handle_new(struct ss_namespace *ns, uint32_t index)
     if (handle == NULL)
         return NULL;
     handle->ns = ns;
+    handle->instance = ns->instance;
     handle->index = index;
     handle->generation = load32_relaxed(&object->generation);
     handle->kind = load32_relaxed(&object->kind);
@@ -44,7 +45,7 @@ static void give_up(struct ss_handle *handle)
 {
     struct ss_namespace *ns = handle->ns;
 
-    if (--ns->open_counts[handle->index] == 0 && ns->process != SS_NONE)
+    if (!handle->lost && --ns->open_counts[handle->index] == 0 && ns->process != SS_NONE)
         directory_close(ns, ns->process, handle->index);
     *handle->link = handle->next;
     if (handle->next != NULL)
@@ -128,6 +129,21 @@ void handles_after_fork(struct ss_namespace *ns)
             ns->closed_handles++;
         }
         atomic_store(&handle->state, state & HANDLE_CLOSED);
+    }
+}
+
+void handles_after_late_entry(struct ss_namespace *ns)
+{
+    for (struct ss_handle *handle = ns->handles; handle != NULL; handle = handle->next) {
+        const struct object *object = segment_object(ns, handle->index);
+
+        if (load32_relaxed(&object->kind) == handle->kind &&
+            load32_relaxed(&object->generation) == handle->generation) {
+            directory_open(ns, ns->process, handle->index);
+        } else {
+            handle->lost = true;
+            ns->open_counts[handle->index]--;
+        }
     }
 }
 
@@ -259,6 +275,19 @@ int ss_open(struct ss_open *request)
     return rc;
 }
 
+void ss_open_undo(struct ss_open *request)
+{
+    struct ss_handle *handle = request->handle;
+
+    if (handle == NULL)
+        return;
+    request->handle = NULL;
+    if (request->owned && request->created)
+        ss_mutex_release(handle);
+    ss_handle_free(handle); /* when it is closed */
+    ss_close(handle);
+}
+
 /* ---- calls in flight ---- */
 
 static struct object *object_of(const struct ss_handle *handle)
@@ -291,6 +320,8 @@ static int check(const struct ss_handle *handle)
 
     if (rc < 0)
         return rc;
+    if (handle->lost)
+        return -ESTALE;
     return load32_relaxed(&object_of(handle)->kind) == handle->kind ? 0 : -EBADMSG;
 }
 
@@ -526,42 +557,60 @@ int ss_wait(struct ss_wait *request)
     return rc;
 }
 
-/* Puts one taken object back as it was. */
-static void give_back(struct ss_handle *handle, bool abandoned)
+/* Undoes one taking of an object, if the object is still there. */
+static void put_back(struct ss_namespace *ns, const struct ss_handle *handle, bool abandoned)
 {
-    struct registration *self;
-    const struct engine *engine;
+    struct object *object = segment_object(ns, handle->index);
+    struct registration *self = owner_registered(ns);
 
-    if (begin(handle, true) < 0)
-        return; /* closed by another thread meanwhile */
-    self = owner_registered(handle->ns);
-    engine = handle->ns->engine;
+    if (load32_relaxed(&object->kind) != handle->kind ||
+        load32_relaxed(&object->generation) != handle->generation)
+        return;
     if (handle->kind == SS_SEMAPHORE)
-        engine->semaphore_release(object_of(handle), 1);
+        ns->engine->semaphore_release(object, 1);
     else if (handle->kind == SS_AUTO_EVENT)
-        engine->event_set(object_of(handle));
+        ns->engine->event_set(object);
     else if (handle->kind == SS_MUTEX && self != NULL && abandoned)
-        engine->mutex_kill(object_of(handle), self->id); /* its next owner is still to be told */
+        ns->engine->mutex_kill(object, self->id); /* its next owner is still to be told */
     else if (handle->kind == SS_MUTEX && self != NULL)
-        engine->mutex_unlock(object_of(handle), self->id);
-    leave(handle);
+        ns->engine->mutex_unlock(object, self->id);
 }
 
+static void put_back_all(struct ss_namespace *ns, const struct ss_wait *request)
+{
+    if (request->index == request->count) {
+        put_back(ns, request->alert, false);
+    } else if (!request->all) {
+        put_back(ns, request->handles[request->index], request->abandoned != 0);
+    } else {
+        for (uint32_t i = 0; i < request->count; i++)
+            put_back(ns, request->handles[i], request->abandoned >> i & 1);
+    }
+}
+
+/* Gives up a wait, or puts back what it took. The gate is held for that: an abandonment wants it, and it keeps
+ * objects in place whose handles a signal handler has closed since the wait took them. -EINTR: the gate could not be
+ * had, and nothing was put back yet. */
 int ss_wait_undo(struct ss_wait *request)
 {
+    struct ss_namespace *ns;
+    int rc = 0;
+
     if (request->under_way == forks + 1)
         leave_members(request, request->count + 1);
     request->under_way = 0;
     if (!request->taken)
         return 0;
-    request->taken = 0;
-    if (request->index == request->count) {
-        give_back(request->alert, false);
-    } else if (!request->all) {
-        give_back(request->handles[request->index], request->abandoned != 0);
-    } else {
-        for (uint32_t i = 0; i < request->count; i++)
-            give_back(request->handles[i], request->abandoned >> i & 1);
+    registry_lock();
+    ns = segment_find(request->handles[0]->instance);
+    if (ns != NULL)
+        rc = gate_lock(ns);
+    if (ns != NULL && rc == 0) {
+        put_back_all(ns, request);
+        gate_unlock(ns);
     }
-    return 1;
+    registry_unlock();
+    if (rc != -EINTR)
+        request->taken = 0;
+    return rc;
 }

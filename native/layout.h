@@ -3,7 +3,8 @@
  * A segment is one file, /dev/shm/shmsync-<name>, mapped by every process that uses the namespace. All
  * numbers are in the machine's own byte order and size; `abi` in the header refuses another.
  *
- *     header                    one, 64 bytes, written once by the creator, read-only afterwards
+ *     header                    one, 128 bytes, written once by the creator, read-only afterwards but for
+ *                               pid_namespace, which moves when nobody lives in a persistent segment
  *     control                   one: the gate, the server lock, free lists, the undo log
  *     process slots             `threads` of them: a process that uses the segment
  *     open sets                 one bit per object for each process slot: who has what open
@@ -28,7 +29,7 @@
  *     header            size                32     8  creator, byte 0
  *     header            created_ns          40     8  creator, byte 0
  *     header            instance            48     8  creator, byte 0
- *     header            pid_namespace       56     8  creator, byte 0
+ *     header            pid_namespace       56     8  creator, or who finds it empty, byte 0
  *     header            boot_id             64    16  creator, byte 0
  *     header                               128        (size of the struct)
  *     control           gate                 0    64  lock, unlock

@@ -254,6 +254,16 @@ static bool reap_thread_if_dead(struct ss_namespace *ns, uint32_t slot)
     return true;
 }
 
+/* An id of a generation that is not its slot's is a dead thread's, whoever has the slot now. */
+static bool is_alive(struct ss_namespace *ns, uint32_t id)
+{
+    uint32_t slot = owner_slot(id);
+
+    return slot < ns->geometry.threads &&
+           id == owner_id(slot, load32_relaxed(&segment_thread(ns, slot)->generation)) &&
+           !reap_thread_if_dead(ns, slot);
+}
+
 void owner_reap_threads(struct ss_namespace *ns)
 {
     uint32_t end = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
@@ -352,8 +362,7 @@ bool owner_object_in_use(struct ss_namespace *ns, uint32_t index)
     if (load32_relaxed(&object->kind) != SS_MUTEX)
         return false;
     ns->engine->read(object, SS_MUTEX, &state);
-    return state.owner != 0 && owner_slot(state.owner) < ns->geometry.threads &&
-           !reap_thread_if_dead(ns, owner_slot(state.owner));
+    return state.owner != 0 && is_alive(ns, state.owner);
 }
 
 /* Field 22 of /proc/self/stat, clock ticks between boot and the start of the process; 0 without /proc. The

@@ -34,7 +34,7 @@ int segment_check(const struct ss_namespace *ns)
 {
     if (ns->outside)
         return -ENOSYS;
-    return ns->process == SS_NONE ? -EUSERS : 0;
+    return ns->process == SS_NONE ? -ECHILD : 0;
 }
 
 void registry_unlock(void)
@@ -97,18 +97,18 @@ static void pending_end(struct pending *call, bool keep)
         close(call->fd);
 }
 
-/* Does the name still mean this file? It may have been unlinked, or made anew, since it was opened. */
-static bool name_means(const char *shm_name, const struct stat *file)
+/* Does the name still mean this file? It may have been unlinked, or made anew, since it was opened: -ESTALE. */
+static int name_means(const char *shm_name, const struct stat *file)
 {
     int fd = shm_open(shm_name, O_RDONLY, 0);
     struct stat named;
     bool same;
 
     if (fd < 0)
-        return false;
+        return errno == ENOENT ? -ESTALE : -errno;
     same = fstat(fd, &named) == 0 && named.st_dev == file->st_dev && named.st_ino == file->st_ino;
     close(fd);
-    return same;
+    return same ? 0 : -ESTALE;
 }
 
 /* ---- what is in the file ---- */
@@ -347,10 +347,38 @@ static int enter(struct ss_attach *request, struct ss_namespace *ns)
     owner_reap_threads(ns);
     owner_reap_processes(ns);
     rc = owner_claim_process(ns, ns->fd, &ns->process);
+    if (rc == 0)
+        handles_after_late_entry(ns);
     gate_unlock(ns);
     if (rc == 0)
         owner_sign_process(ns, ns->process);
     return rc == -EUSERS ? refuse(request, -ENOSPC, SS_WHY_PROCESSES, 0) : rc;
+}
+
+struct ss_namespace *segment_find(uint64_t instance)
+{
+    struct ss_namespace *ns = registry;
+
+    while (ns != NULL && ns->instance != instance)
+        ns = ns->next;
+    return ns;
+}
+
+/* A mapping that a fork could not get a slot or a descriptor for has them now. */
+static int enter_late(struct ss_attach *request, struct ss_namespace *ns, int fd)
+{
+    int before = ns->fd;
+    int rc = range_lock(fd, SS_LOCK_USE, false, false);
+
+    if (rc < 0)
+        return rc;
+    ns->fd = fd;
+    rc = enter(request, ns);
+    if (rc < 0)
+        ns->fd = before;
+    else if (before >= 0)
+        close(before);
+    return rc;
 }
 
 static struct ss_namespace *registry_find(const struct stat *file)
@@ -379,11 +407,17 @@ static int attach_locked(struct ss_attach *request, int fd, const struct stat *f
 {
     struct ss_namespace *ns;
     struct header header;
-    int rc;
+    int rc = name_means(request->shm_name, file);
 
-    if (!name_means(request->shm_name, file))
-        return -ESTALE;
+    if (rc < 0)
+        return rc;
     ns = registry_find(file);
+    if (ns != NULL && ns->process == SS_NONE && !ns->outside) {
+        rc = enter_late(request, ns, fd);
+        *adopted = rc == 0;
+    }
+    if (rc < 0)
+        return rc;
     if (ns != NULL)
         return attach_again(request, ns);
     rc = settle_content(request, fd, file, &header);
@@ -433,6 +467,9 @@ int ss_attach(struct ss_attach *request)
     if (request->capacity < 1 || request->capacity > SS_CAPACITY_MAX || request->threads < 1 ||
         request->threads > SS_THREADS_MAX)
         return -EINVAL;
+    registry_lock();
+    trim(); /* or an engine= or exclusive= would meet what is about to go */
+    registry_unlock();
     rc = check_file(request, &file);
     if (rc == 0)
         rc = pending_open(&call, request->fd);
@@ -447,7 +484,7 @@ int ss_attach(struct ss_attach *request)
     if (adopted)
         range_unlock(call.fd, SS_LOCK_CREATE);
     pending_end(&call, adopted);
-    trim();
+    trim(); /* what another thread could not leave while we had byte 0 */
     registry_unlock();
     return rc;
 }
@@ -471,7 +508,7 @@ static void unlink_if_last(struct ss_namespace *ns)
 
     if (ns->persistent || range_lock(ns->fd, SS_LOCK_USE, true, false) < 0)
         return;
-    if (fstat(ns->fd, &file) == 0 && name_means(ns->shm_name, &file))
+    if (fstat(ns->fd, &file) == 0 && name_means(ns->shm_name, &file) == 0)
         shm_unlink(ns->shm_name);
 }
 
@@ -594,8 +631,8 @@ int ss_unlink(int fd, const char *shm_name, uint32_t only_if_unused)
         rc = -EBADMSG;
     if (rc == 0 && only_if_unused && range_lock(call.fd, SS_LOCK_USE, true, false) < 0)
         rc = -EBUSY;
-    if (rc == 0 && (fstat(call.fd, &file) < 0 || !name_means(shm_name, &file)))
-        rc = -ESTALE;
+    if (rc == 0)
+        rc = fstat(call.fd, &file) < 0 ? -errno : name_means(shm_name, &file);
     if (rc == 0 && shm_unlink(shm_name) < 0)
         rc = -errno;
     registry_lock();

@@ -31,7 +31,7 @@ struct ss_namespace {
     bool persistent;              /* r/o after attach */
     char shm_name[256];           /* r/o after attach */
     int fd;                       /* holds bytes 1 and 64 + process; replaced in a forked child */
-    uint32_t process;             /* process slot; replaced in a forked child; SS_NONE: fork found no room */
+    uint32_t process;             /* process slot; replaced in a forked child; SS_NONE: fork found none */
     bool outside;                 /* forked into another pid namespace, where thread ids mean other threads */
     uint32_t attachments;         /* registry lock: namespaces and handles of this process */
     uint32_t *open_counts;        /* registry lock: handles of this process, by object */
@@ -109,9 +109,11 @@ static inline uint32_t segment_bounded(const shared32 *count, uint32_t limit)
 
 void registry_lock(void);
 void registry_unlock(void);
-/* Can this process use the segment? -EUSERS: it was forked when all process slots were taken; -ENOSYS: it was forked
- * into another pid namespace. */
+/* Can this process use the segment? -ECHILD: it was forked when there was no process slot or descriptor for it;
+ * -ENOSYS: it was forked into another pid namespace. */
 int segment_check(const struct ss_namespace *ns);
+/* The mapping of the segment of that instance, or NULL if there is none any more. Registry lock held. */
+struct ss_namespace *segment_find(uint64_t instance);
 /* One user of the mapping less: it is unmapped if that was the last. Registry lock held. */
 void segment_drop(struct ss_namespace *ns);
 

@@ -68,6 +68,12 @@ FROM_ERRNO: dict[int, tuple[type[ShmSyncError], str]] = {
     errno.ENOSPC: (CapacityError, "the namespace is full"),
     errno.EUSERS: (CapacityError, "the namespace has no free thread slot; create it with threads="),
     errno.ENOMEM: (CapacityError, "out of memory"),
+    errno.EAGAIN: (CapacityError, "no thread to spare for the one that looks for dead owners"),
+    errno.ECHILD: (
+        CapacityError,
+        "this process was forked when the namespace had no process slot, or the process no file"
+        " descriptor or permission, for it; open the namespace anew",
+    ),
     errno.ENOENT: (NotFoundError, "no such object"),
     errno.ESTALE: (NotFoundError, "the object is gone"),
     errno.EEXIST: (ExistsError, "it exists already"),

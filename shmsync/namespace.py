@@ -321,12 +321,14 @@ class Namespace:
         """What another process needs to find this very segment: its name, instance, and our
         mode."""
         with self._lock:
-            self._check_open()
-            return self.name, lib.ss_namespace_instance(self._mapping), self._mode
+            return self.name, lib.ss_namespace_instance(self._open_mapping()), self._mode
 
-    def _check_open(self) -> None:
-        if self.closed:
+    def _open_mapping(self) -> CData:
+        """The mapping, looked at once: a signal handler may close the namespace at any time."""
+        mapping = self._mapping
+        if mapping == ffi.NULL:
             raise ClosedError(f"namespace {self.name!r} is closed")
+        return mapping
 
     @property
     def closed(self) -> bool:
@@ -337,8 +339,7 @@ class Namespace:
     def engine(self) -> str:
         """The name of the segment's engine. Raises ``ClosedError``."""
         with self._lock:
-            self._check_open()
-            return _engine_name(lib.ss_namespace_engine(self._mapping)) or "unknown"
+            return _engine_name(lib.ss_namespace_engine(self._open_mapping())) or "unknown"
 
     # ---- objects ----
 
@@ -446,19 +447,21 @@ class Namespace:
 
     def _finish_open(self, expected: type[H], name: str | None, request: CData) -> H:
         with self._lock:
-            while True:
-                self._check_open()  # a signal handler may have closed it since the last round
-                request.ns = self._mapping
-                code = lib.ss_open(request)
-                if code != -errno.EINTR:
-                    break
-            if code < 0:
-                raise self._open_error(code, name, request)
-            handle_class = CLASS_OF_KIND[request.kind]
-            assert issubclass(handle_class, expected)
-            handle = handle_class(self, name, request)
-            self._handles.add(handle)
-            return handle
+            try:
+                request.ns = self._open_mapping()
+                while (code := lib.ss_open(request)) == -errno.EINTR:
+                    request.ns = self._open_mapping()  # handlers have run
+                if code < 0:
+                    raise self._open_error(code, name, request)
+                self._open_mapping()
+                handle_class = CLASS_OF_KIND[request.kind]
+                assert issubclass(handle_class, expected)
+                handle = handle_class(self, name, request)
+                self._handles.add(handle)
+                return handle
+            except BaseException:
+                lib.ss_open_undo(request)
+                raise
 
     def _open_error(self, code: int, name: str | None, request: CData) -> Exception:
         label = f"{name!r} in namespace {self.name!r}"

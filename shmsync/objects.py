@@ -21,6 +21,7 @@ from shmsync.waiting import (
     deadline_of,
     lock_deadline_of,
     run,
+    undo,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Handle:
         """For ``Namespace`` only: ``request`` is a ``struct ss_open *`` that ss_open has filled
         in."""
         self._pointer = ffi.gc(request.handle, lib.ss_handle_free)
+        request.handle = ffi.NULL  # adopted: ss_open_undo is not to close it
         self._mapping = namespace._mapping
         # Waits on this object alone that nobody uses at the moment (see waiting._requests).
         self._requests: list[CData] = []
@@ -204,7 +206,7 @@ class Mutex(Handle):
             requests += (request,)
             return result
         except BaseException:
-            lib.ss_wait_undo(request)
+            undo(request)
             raise
 
     def release(self) -> int:
@@ -231,7 +233,7 @@ class Mutex(Handle):
             requests += (request,)
             return result
         except BaseException:  # also the warning, where warnings are errors
-            lib.ss_wait_undo(request)
+            undo(request)
             raise
 
     def __exit__(
@@ -270,7 +272,7 @@ class Semaphore(Handle):
             requests += (request,)
             return result
         except BaseException:
-            lib.ss_wait_undo(request)
+            undo(request)
             raise
 
     def release(self, n: int = 1) -> int:
@@ -346,7 +348,7 @@ class Event(Handle):
             requests += (request,)
             return result
         except BaseException:
-            lib.ss_wait_undo(request)
+            undo(request)
             raise
 
     def state(self) -> EventState:

@@ -77,8 +77,14 @@ class WaitResult:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        failed: Exception | None = None
         for handle in reversed(self._taken):
-            handle._give_back()
+            try:
+                handle._give_back()
+            except Exception as error:  # one that was released in the block keeps no other locked
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
 def deadline_of(timeout: float | None) -> int:
@@ -121,7 +127,7 @@ def run(request: CData) -> bool:
 
     -EINTR means that a signal came, or that the engine wants signals to be looked at: the handlers
     run between two rounds of the loop, and the deadline, being absolute, stays what it was. The
-    caller gives back (ss_wait_undo) if an exception reaches it.
+    caller calls ``undo`` if an exception reaches it.
     """
     while (code := _ss_wait(request)) == _EINTR:
         pass
@@ -130,6 +136,12 @@ def run(request: CData) -> bool:
     if code == -errno.ETIMEDOUT:
         return False
     raise from_errno(code)
+
+
+def undo(request: CData) -> None:
+    """Gives up a wait that an exception has struck, and puts back what it took."""
+    while lib.ss_wait_undo(request) == _EINTR:
+        pass
 
 
 # Requests that nobody uses at the moment. A request is taken out by list.pop and put back by +=,
@@ -189,7 +201,7 @@ def _wait(
         _requests += (request,)
         return result
     except BaseException:
-        lib.ss_wait_undo(request)
+        undo(request)
         raise
 
 
