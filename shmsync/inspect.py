@@ -234,7 +234,8 @@ class Reader:
                 raise _refusal(name, -rc, why[0], _is_blank(fd))
         finally:
             os.close(fd)
-        self._peek = peek[0]
+        # Unmapped when nobody has it any more: another thread may be reading.
+        self._peek = ffi.gc(peek[0], lib.ss_peek_close)
 
     def __enter__(self) -> Self:
         return self
@@ -247,14 +248,9 @@ class Reader:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Unmaps the segment. Closing twice is fine."""
-        peek, self._peek = getattr(self, "_peek", None), None
-        if peek is not None:
-            lib.ss_peek_close(peek)
+        self._peek = None
 
     def header(self) -> Header:
         """The segment as a whole."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import sys
 import threading
 import weakref
 from types import TracebackType
@@ -111,6 +112,8 @@ def _not_a_segment(name: str, error: OSError | ValueError) -> OSError:
     if number in _IN_THE_WAY:
         text = f"its place in /dev/shm is taken by {_IN_THE_WAY[number]}"
         return BrokenError(number, text, name)
+    if number == 0:  # out of file descriptors: posix_ipc says it in words only
+        return OSError(errno.EMFILE, str(error), name)
     return OSError(number, os.strerror(number), name)
 
 
@@ -543,10 +546,29 @@ def reopen_handle(
 # ---- the end of a process, and the beginning of a forked one ----
 
 
+def _finalize_in_child(_: object) -> None:
+    from multiprocessing.util import Finalize
+
+    Finalize(None, lib.ss_exit, exitpriority=0)
+
+
+_finalizes_children = False
+
+
+def _before_fork() -> None:
+    # Processes of multiprocessing's "fork" end by os._exit, without atexit, but with finalizers.
+    global _finalizes_children
+    if "multiprocessing.util" in sys.modules and not _finalizes_children:
+        from multiprocessing.util import register_after_fork
+
+        register_after_fork(_finalize_in_child, _finalize_in_child)
+        _finalizes_children = True
+
+
 def _after_fork_in_child() -> None:
     for namespace in _namespaces:
         namespace._lock = threading.RLock()  # another thread of the parent may have held it
 
 
 atexit.register(lib.ss_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

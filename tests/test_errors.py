@@ -36,7 +36,6 @@ OTHERS = {
     "EBUSY": "unlink_unused says that the namespace is in use; a robust mutex is held",
     "EINVAL": "arguments that Python has checked before, or another engine: a ValueError",
     "EIO": "the operating system's own error",
-    "EAGAIN": "a byte-range lock is held by another, or a futex word has changed: never leaves C",
     "EOWNERDEAD": "a robust mutex's holder died: never leaves C",
     "ENOTRECOVERABLE": "a robust mutex was left as it was: never leaves C",
 }
