@@ -12,7 +12,8 @@
  *
  * What differs from Wine does so for the sake of the host: EINTR goes up to Python, which runs signal handlers
  * and calls again with the same deadline, and loops that do not sleep go there every 100 ms. An alert stands
- * for Wine's APC. Wrong arguments never get here (handle.c refuses them: F12, F24, F51).
+ * for Wine's APC. A wait-all takes a mutex as a wait-any does, by two exchanges, and after each sleep looks at the
+ * object again before it goes on to the next. Wrong arguments never get here (handle.c refuses them: F12, F24, F51).
  */
 #define _GNU_SOURCE
 #include <limits.h>
