@@ -4,7 +4,7 @@
  * lock could not be had in 50 ms: "let signal handlers run, then call again with the same arguments".
  */
 
-enum ss_engine { SS_ENGINE_ANY = 0, SS_ENGINE_FSYNC = 1 };
+enum ss_engine { SS_ENGINE_ANY = 0, SS_ENGINE_FSYNC = 1, SS_ENGINE_HANDOFF = 2 };
 
 enum ss_kind { SS_FREE = 0, SS_SEMAPHORE = 1, SS_MUTEX = 2, SS_AUTO_EVENT = 3, SS_MANUAL_EVENT = 4 };
 
@@ -116,6 +116,7 @@ struct ss_wait {
     uint32_t taken;         /* out: the wait succeeded and its objects are taken */
     uint64_t abandoned;     /* out: bit i: objects[i] was an abandoned mutex */
     uint32_t under_way;     /* private: -EINTR was returned */
+    uint64_t stuck_since_ns;/* private: since when the segment's lock could not be had */
 };
 
 int ss_wait(struct ss_wait *wait);
@@ -159,6 +160,7 @@ struct ss_peek_object {
     uint32_t generation;
     uint32_t users;         /* processes that have it open */
     uint32_t waiters;       /* threads that wait on it */
+    uint32_t in_motion;     /* a change is under way, or its process died in it: the state may yet be another */
     uint32_t owner_slot;    /* mutex with an owner: its thread slot, else 0xffffffff */
     uint32_t name_length;
     char name[200];

@@ -170,9 +170,11 @@ static bool keep(struct ss_namespace *ns, const struct object *object)
         return true;
     if (ns->persistent && load32_relaxed(&object->name_length) > 0)
         return true;
+    if (load32_relaxed(&object->any.first) != 0 || load32_relaxed(&object->all.first) != 0)
+        return true; /* whoever takes the last waiter off the queue comes back here, or buries it */
     if (kind != SS_MUTEX)
         return false;
-    ns->engine->read(object, kind, &state);
+    ns->engine->peek(object, kind, &state);
     return state.owner != 0; /* a mutex lives while it is owned; reaping its owner comes back here */
 }
 

@@ -18,29 +18,42 @@ struct wait {
     uint32_t kind;                    /* SS_WAIT_ANY or SS_WAIT_ALL, to publish */
     bool published;                   /* others can see what this thread waits on */
     uint64_t deadline_ns;             /* 0 polls */
+    uint64_t *stuck_since_ns;         /* in and out, over several calls: since when the gate cannot be had */
     uint32_t index;                   /* out */
     uint64_t abandoned;               /* out: bit i: objects[i] was an abandoned mutex */
 };
 
-/* All functions return -errno on failure and change nothing then. `owner` is an owner id. The engine may be
- * called by many threads and processes at once; `mutex_kill` always under the gate, `init` and `read` sometimes. */
+/* All functions return -errno on failure and change nothing then; -EINTR: the gate could not be had, to be called
+ * again. `owner` is an owner id. The engine may be called by many threads and processes at once. */
 struct engine {
     uint32_t id;      /* enum ss_engine */
     bool sweeps;      /* wants a sweeper thread in every process (sweeper.c) */
     int (*probe)(void); /* 0, or why it cannot work here: -ENOSYS */
     void (*init)(struct object *object, const struct ss_state *initial);
-    void (*read)(const struct object *object, uint32_t kind, struct ss_state *state);
-    int64_t (*semaphore_release)(struct object *object, uint32_t count);
-    int64_t (*mutex_unlock)(struct object *object, uint32_t owner);
-    int64_t (*mutex_kill)(struct object *object, uint32_t owner);
-    int64_t (*event_set)(struct object *object);
-    int64_t (*event_reset)(struct object *object);
-    int64_t (*event_pulse)(struct object *object);
+    /* What the words say now, without any lock: true if a change is under way, which may yet be undone. */
+    bool (*peek)(const struct object *object, uint32_t kind, struct ss_state *state);
+    int (*read)(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state);
+    int64_t (*semaphore_release)(struct ss_namespace *ns, struct object *object, uint32_t count);
+    int64_t (*mutex_unlock)(struct ss_namespace *ns, struct object *object, uint32_t owner);
+    int64_t (*event_set)(struct ss_namespace *ns, struct object *object);
+    int64_t (*event_reset)(struct ss_namespace *ns, struct object *object);
+    int64_t (*event_pulse)(struct ss_namespace *ns, struct object *object);
     int (*wait_any)(struct wait *wait); /* 0, -ETIMEDOUT, -EINTR */
     int (*wait_all)(struct wait *wait);
+
+    /* The rest under the gate, and between transactions. */
+
+    int64_t (*mutex_kill)(struct ss_namespace *ns, struct object *object, uint32_t owner);
+    /* Undoes one taking of an object, of `owner` if it is a mutex. */
+    void (*give_back)(struct ss_namespace *ns, struct object *object, uint32_t owner, bool abandoned);
+    /* Logs the removal of a thread from all queues, for the caller's commit; NULL if there are none. */
+    int (*leave_queues)(struct ss_namespace *ns, uint32_t slot);
+    /* After the undo of what a dead holder of the gate had begun: finishes what he had committed; or NULL. */
+    int (*recover)(struct ss_namespace *ns);
 };
 
 extern const struct engine engine_fsync;
+extern const struct engine engine_handoff;
 
 /* By number; NULL if there is none. */
 const struct engine *engine_by_id(uint32_t id);

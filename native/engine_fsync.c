@@ -48,7 +48,7 @@ static void fsync_init(struct object *object, const struct ss_state *initial)
 }
 
 /* Two loads: of a semaphore or mutex in motion this may be a pair that never was (F16, F53). */
-static void fsync_read(const struct object *object, uint32_t kind, struct ss_state *state)
+static bool fsync_peek(const struct object *object, uint32_t kind, struct ss_state *state)
 {
     uint32_t word0 = load32_acquire(&object->word0);
     uint32_t word1 = load32_acquire(&object->word1);
@@ -64,13 +64,22 @@ static void fsync_read(const struct object *object, uint32_t kind, struct ss_sta
     } else {
         state->signaled = word0 != 0;
     }
+    return false; /* whatever is there counts */
 }
 
-static int64_t fsync_semaphore_release(struct object *object, uint32_t count)
+static int fsync_read(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state)
+{
+    (void)ns;
+    fsync_peek(object, kind, state);
+    return 0;
+}
+
+static int64_t fsync_semaphore_release(struct ss_namespace *ns, struct object *object, uint32_t count)
 {
     uint32_t maximum = load32_relaxed(&object->word1);
     uint32_t previous;
 
+    (void)ns;
     do {
         previous = load32_acquire(&object->word0);
         if (previous + count > maximum)
@@ -80,24 +89,27 @@ static int64_t fsync_semaphore_release(struct object *object, uint32_t count)
     return previous;
 }
 
-static int64_t fsync_event_set(struct object *object)
+static int64_t fsync_event_set(struct ss_namespace *ns, struct object *object)
 {
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0) /* F36: killed here, and no later set will wake anybody either */
         wake_everybody(object);
     return previous;
 }
 
-static int64_t fsync_event_reset(struct object *object)
+static int64_t fsync_event_reset(struct ss_namespace *ns, struct object *object)
 {
+    (void)ns;
     return swap32_acq_rel(&object->word0, 0); /* F23: a waiter that was woken but has not run yet finds 0 */
 }
 
-static int64_t fsync_event_pulse(struct object *object)
+static int64_t fsync_event_pulse(struct ss_namespace *ns, struct object *object)
 {
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0)
         wake_everybody(object);
     futex_yield(); /* F18: who was woken may not have looked yet; F19: who comes now passes too */
@@ -105,10 +117,11 @@ static int64_t fsync_event_pulse(struct object *object)
     return previous;
 }
 
-static int64_t fsync_mutex_unlock(struct object *object, uint32_t owner)
+static int64_t fsync_mutex_unlock(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     uint32_t previous;
 
+    (void)ns;
     if (load32_acquire(&object->word0) != owner)
         return -EPERM;
     previous = load32_relaxed(&object->word1);
@@ -121,10 +134,11 @@ static int64_t fsync_mutex_unlock(struct object *object, uint32_t owner)
 }
 
 /* The wineserver's part at the death of a thread: plain stores, owner first. */
-static int64_t fsync_mutex_kill(struct object *object, uint32_t owner)
+static int64_t fsync_mutex_kill(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     uint32_t previous = load32_relaxed(&object->word1);
 
+    (void)ns;
     if (load32_acquire(&object->word0) != owner)
         return -EPERM;
     store32_release(&object->word0, ABANDONED);
@@ -399,6 +413,26 @@ static int fsync_wait_all(struct wait *wait)
     }
 }
 
+static void fsync_give_back(struct ss_namespace *ns, struct object *object, uint32_t owner, bool abandoned)
+{
+    switch (load32_relaxed(&object->kind)) {
+    case SS_SEMAPHORE:
+        fsync_semaphore_release(ns, object, 1);
+        break;
+    case SS_AUTO_EVENT:
+        fsync_event_set(ns, object);
+        break;
+    case SS_MUTEX:
+        if (abandoned)
+            fsync_mutex_kill(ns, object, owner); /* its next owner is still to be told */
+        else
+            fsync_mutex_unlock(ns, object, owner);
+        break;
+    default:
+        break;
+    }
+}
+
 static int fsync_probe(void)
 {
     return futex_waitv_probe();
@@ -409,13 +443,15 @@ const struct engine engine_fsync = {
     .sweeps = true,
     .probe = fsync_probe,
     .init = fsync_init,
+    .peek = fsync_peek,
     .read = fsync_read,
     .semaphore_release = fsync_semaphore_release,
     .mutex_unlock = fsync_mutex_unlock,
-    .mutex_kill = fsync_mutex_kill,
     .event_set = fsync_event_set,
     .event_reset = fsync_event_reset,
     .event_pulse = fsync_event_pulse,
     .wait_any = fsync_wait_any,
     .wait_all = fsync_wait_all,
+    .mutex_kill = fsync_mutex_kill,
+    .give_back = fsync_give_back,
 };

@@ -6,13 +6,16 @@
  * the end. That may be cut short by another death and done again: putting an old value back twice is harmless,
  * and the length shrinks only after the word is back.
  *
+ * What a transaction leaves to do after its commit (waiters to serve, results to tell) is the engine's to finish,
+ * in its `recover`.
+ *
  * If the log itself makes no sense the segment is damaged: the mutex is left inconsistent, and every later
  * locker gets -EBADMSG.
  */
 #define _GNU_SOURCE
 #include <stdlib.h>
 
-#include "segment.h"
+#include "engine.h"
 
 static int undo_recover(struct ss_namespace *ns)
 {
@@ -44,6 +47,10 @@ static int gate_recover(struct ss_namespace *ns)
     struct control *control = segment_control(ns);
     int rc = undo_recover(ns);
 
+    ns->undo_length = 0;
+    ns->unburied = true; /* perhaps: he may have met some, and what he knew is lost */
+    if (rc == 0 && ns->engine->recover != NULL)
+        rc = ns->engine->recover(ns);
     if (rc == 0)
         rc = robust_consistent(&control->gate);
     if (rc < 0)
@@ -70,6 +77,8 @@ int gate_lock(struct ss_namespace *ns)
 
 void gate_unlock(struct ss_namespace *ns)
 {
+    if (ns->unburied)
+        owner_bury_dead(ns);
     robust_unlock(&segment_control(ns)->gate);
 }
 
@@ -97,6 +106,12 @@ void undo_write64(struct ss_namespace *ns, shared64 *word, uint64_t value)
 {
     undo_log(ns, (uint64_t)((uint8_t *)word - ns->base) + 1, load64_relaxed(word));
     store64_release(word, value);
+}
+
+void undo_abort(struct ss_namespace *ns)
+{
+    undo_recover(ns); /* our own log makes sense, or the next holder will say so */
+    ns->undo_length = 0;
 }
 
 void undo_commit(struct ss_namespace *ns)

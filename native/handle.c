@@ -345,7 +345,7 @@ int64_t ss_semaphore_release(struct ss_handle *handle, uint32_t count)
         return result;
     result = count < 1 || count > SS_COUNT_MAX
                  ? -EINVAL
-                 : handle->ns->engine->semaphore_release(object_of(handle), count);
+                 : handle->ns->engine->semaphore_release(handle->ns, object_of(handle), count);
     leave(handle);
     return result;
 }
@@ -358,7 +358,7 @@ int64_t ss_mutex_release(struct ss_handle *handle)
     if (result < 0)
         return result;
     self = owner_registered(handle->ns);
-    result = self == NULL ? -EPERM : handle->ns->engine->mutex_unlock(object_of(handle), self->id);
+    result = self == NULL ? -EPERM : handle->ns->engine->mutex_unlock(handle->ns, object_of(handle), self->id);
     leave(handle);
     return result;
 }
@@ -374,11 +374,11 @@ static int64_t change_event(struct ss_handle *handle, enum event_change change)
         return result;
     engine = handle->ns->engine;
     if (change == EVENT_SET)
-        result = engine->event_set(object_of(handle));
+        result = engine->event_set(handle->ns, object_of(handle));
     else if (change == EVENT_RESET)
-        result = engine->event_reset(object_of(handle));
+        result = engine->event_reset(handle->ns, object_of(handle));
     else
-        result = engine->event_pulse(object_of(handle));
+        result = engine->event_pulse(handle->ns, object_of(handle));
     leave(handle);
     return result;
 }
@@ -404,9 +404,9 @@ int ss_read(struct ss_handle *handle, struct ss_state *state)
 
     if (rc < 0)
         return rc;
-    handle->ns->engine->read(object_of(handle), handle->kind, state);
+    rc = handle->ns->engine->read(handle->ns, object_of(handle), handle->kind, state);
     leave(handle);
-    return 0;
+    return rc;
 }
 
 /* ---- waiting ---- */
@@ -465,13 +465,14 @@ static int enter_members(const struct ss_wait *request)
     return 0;
 }
 
-static void describe_wait(const struct ss_wait *request, struct wait *wait)
+static void describe_wait(struct ss_wait *request, struct wait *wait)
 {
     wait->ns = request->handles[0]->ns;
     wait->count = request->count;
     wait->kind = request->all ? SS_WAIT_ALL : SS_WAIT_ANY;
     wait->published = false;
     wait->deadline_ns = request->deadline_ns;
+    wait->stuck_since_ns = &request->stuck_since_ns;
     wait->index = 0;
     wait->abandoned = 0;
     for (uint32_t i = 0; i < request->count; i++) {
@@ -505,11 +506,11 @@ static int64_t signal_once(struct ss_handle *handle, uint32_t owner)
         return result;
     engine = handle->ns->engine;
     if (handle->kind == SS_SEMAPHORE)
-        result = engine->semaphore_release(object_of(handle), 1);
+        result = engine->semaphore_release(handle->ns, object_of(handle), 1);
     else if (handle->kind == SS_MUTEX)
-        result = engine->mutex_unlock(object_of(handle), owner);
+        result = engine->mutex_unlock(handle->ns, object_of(handle), owner);
     else
-        result = engine->event_set(object_of(handle));
+        result = engine->event_set(handle->ns, object_of(handle));
     leave(handle);
     return result;
 }
@@ -544,6 +545,7 @@ int ss_wait(struct ss_wait *request)
     int rc = 0;
 
     if (request->under_way != forks + 1) {
+        request->stuck_since_ns = 0;
         rc = check_arguments(request);
         if (rc == 0)
             rc = enter_members(request);
@@ -566,14 +568,8 @@ static void put_back(struct ss_namespace *ns, const struct ss_handle *handle, bo
     if (load32_relaxed(&object->kind) != handle->kind ||
         load32_relaxed(&object->generation) != handle->generation)
         return;
-    if (handle->kind == SS_SEMAPHORE)
-        ns->engine->semaphore_release(object, 1);
-    else if (handle->kind == SS_AUTO_EVENT)
-        ns->engine->event_set(object);
-    else if (handle->kind == SS_MUTEX && self != NULL && abandoned)
-        ns->engine->mutex_kill(object, self->id); /* its next owner is still to be told */
-    else if (handle->kind == SS_MUTEX && self != NULL)
-        ns->engine->mutex_unlock(object, self->id);
+    if (self != NULL) /* as a thread that has waited is, unless it was forked since: it owns nothing then */
+        ns->engine->give_back(ns, object, self->id, abandoned);
 }
 
 static void put_back_all(struct ss_namespace *ns, const struct ss_wait *request)

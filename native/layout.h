@@ -39,8 +39,9 @@
  *     control           threads_fresh      136     4  gate, undo log
  *     control           processes_fresh    140     4  gate, undo log
  *     control           undo_length        144     4  gate
- *     control           undo               192  1024  gate
- *     control                             1216        (size of the struct)
+ *     control           pulsing            148     4  gate, undo log
+ *     control           undo               192  4096  gate
+ *     control                             4288        (size of the struct)
  *     undo_entry        where                0     8  gate
  *     undo_entry        old                  8     8  gate
  *     undo_entry                            16        (size of the struct)
@@ -53,10 +54,16 @@
  *     thread_slot       generation          68     4  gate, undo log
  *     thread_slot       process             72     4  gate, undo log
  *     thread_slot       tid                 76     4  gate, undo log
- *     thread_slot       wait_kind           80     4  the thread itself; gate, once it is dead
- *     thread_slot       wait_count          84     4  the thread itself; gate, once it is dead
- *     thread_slot       waits               88   260  the thread itself
- *     thread_slot                          384        (size of the struct)
+ *     thread_slot       wait_kind           80     4  fsync: the thread itself; handoff: gate, undo log
+ *     thread_slot       wait_count          84     4  fsync: the thread itself; handoff: gate, undo log
+ *     thread_slot       wait_alert          88     4  gate, undo log
+ *     thread_slot       word                92     4  see engine_handoff.c
+ *     thread_slot       abandoned           96     8  gate, undo log
+ *     thread_slot       result             104     4  gate, undo log
+ *     thread_slot       waits              108   260  the thread itself, while it is in no queue
+ *     thread_slot       next               368   260  gate, undo log
+ *     thread_slot       previous           628   260  gate, undo log
+ *     thread_slot                          896        (size of the struct)
  *     object            word0                0     4  the engine
  *     object            word1                4     4  the engine
  *     object            kind                 8     4  gate, undo log
@@ -65,6 +72,9 @@
  *     object            next                20     4  gate, undo log
  *     object            hash                24     4  gate, undo log
  *     object            name_length         28     4  gate, undo log
+ *     object            any                 32     8  gate, undo log
+ *     object            all                 40     8  gate, undo log
+ *     object            maximum             48     4  creator, gate
  *     object                                64        (size of the struct)
  *
  * Bytes that no field covers are padding, zero. So is a fresh file: links (`objects_free`, `next`, buckets) hold
@@ -103,13 +113,13 @@
 #define SS_CAPACITY_MAX (1u << 24)    /* objects in a segment */
 #define SS_THREADS_MAX 0xffffu        /* threads (and processes) in a segment */
 #define SS_COUNT_MAX 0x7fffffffu      /* a semaphore's maximum, as NT's LONG */
-#define SS_UNDO_MAX 64                /* writes in one transaction */
+#define SS_UNDO_MAX 256               /* writes in one transaction */
 #define SS_NONE 0xffffffffu           /* no index */
 
 /* ---- identity ----------------------------------------------------------------------------------------- */
 
 #define SS_MAGIC 0x31434e59534d4853ull /* "SHMSYNC1" */
-#define SS_VERSION 1u
+#define SS_VERSION 2u
 /* What must agree between two builds that map one segment: pointer size and the C library's mutex. */
 #define SS_ABI ((uint32_t)(sizeof(void *) << 16 | sizeof(pthread_mutex_t)))
 
@@ -152,13 +162,15 @@ struct control {
     shared32 threads_fresh;   /* slots from here on were never used */
     shared32 processes_fresh; /* slots from here on were never used */
     shared32 undo_length;
-    uint8_t padding[44];
+    shared32 pulsing;         /* link to the event that is being pulsed (engine_handoff.c) */
+    uint8_t padding[40];
     struct undo_entry undo[SS_UNDO_MAX];
 };
 
 /* ---- processes and threads ---------------------------------------------------------------------------- */
 
-enum { SS_SLOT_FREE = 0, SS_SLOT_USED = 1 };
+/* SS_SLOT_DEAD, threads only: known to be dead, in no queue any more; its mutexes are still to be abandoned. */
+enum { SS_SLOT_FREE = 0, SS_SLOT_USED = 1, SS_SLOT_DEAD = 2 };
 
 /* Alive while byte 64 + n is locked. pid 0: a child that fork() has not finished yet. */
 struct process_slot {
@@ -172,9 +184,13 @@ enum { SS_WAIT_NONE = 0, SS_WAIT_ANY = 1, SS_WAIT_ALL = 2 };
 /* A used slot whose liveness mutex can be locked belongs to a dead thread, and whoever locked it (under the
  * gate) reaps it. The owner id of the thread is slot + generation (owner.h).
  *
- * The wait_ fields say what the thread sleeps on, for inspection and tests only: no engine acts on them.
- * They are published before the sleep and withdrawn after it, so they may say "waits" of a thread that is
- * about to sleep or has just woken, never "does not wait" of one that sleeps. */
+ * wait_kind, wait_count and waits say what the thread sleeps on; an alert is the last of `waits`.
+ *
+ * fsync: for inspection and tests only. They are published before the sleep and withdrawn after it, so they may
+ * say "waits" of a thread that is about to sleep or has just woken, never "does not wait" of one that sleeps.
+ *
+ * handoff: they are the thread's entries in the queues of the objects, and exact whenever nobody is in the gate.
+ * Entry i stands for waits[i] and is linked by next[i] and previous[i]. */
 struct thread_slot {
     robust_mutex liveness;
     shared32 state;
@@ -183,29 +199,52 @@ struct thread_slot {
     shared32 tid;        /* to show */
     shared32 wait_kind;
     shared32 wait_count; /* valid elements of `waits` */
-    shared32 waits[SS_WAIT_MAX + 1];
-    uint8_t padding[36];
+    shared32 wait_alert; /* 1: the last of them is an alert */
+    shared32 word;       /* what the thread sleeps on: number of its wait, and its result */
+    shared64 abandoned;  /* with the result: bit i: waits[i] was an abandoned mutex */
+    shared32 result;     /* as `word` will show it once it is published; 0: none since the last wait began */
+    shared32 waits[SS_WAIT_MAX + 1];    /* object indexes */
+    shared32 next[SS_WAIT_MAX + 1];     /* links in the queues: slot * (SS_WAIT_MAX + 1) + entry + 1, or 0 */
+    shared32 previous[SS_WAIT_MAX + 1];
+    uint8_t padding[8];
 };
 
 /* ---- objects ------------------------------------------------------------------------------------------ */
 
-/* Kinds are enum ss_kind. What the two words mean is the engine's business:
+/* Threads that wait on an object, in the order of their arrival. Links as in thread_slot.next. */
+struct queue {
+    shared32 first;
+    shared32 last;
+};
+
+/* Kinds are enum ss_kind. What the first two words mean is the engine's business:
  *
  *     fsync             word0                                  word1
  *     semaphore         count                                  maximum
  *     mutex             owner id; 0 free; ~0 abandoned         recursion count
  *     event             signaled                               unused
+ *
+ *     handoff           both, as one word of 64 bits: count or signaled in the low half, owner id and three
+ *                       flags in the high half (engine_handoff.c)
  */
 struct object {
-    shared32 word0;
-    shared32 word1;
+    union {
+        struct {
+            shared32 word0;
+            shared32 word1;
+        };
+        shared64 word;
+    };
     shared32 kind;        /* SS_FREE while the slot is on the free list */
     shared32 generation;  /* goes up when the slot is freed */
     shared32 users;       /* processes that have it open = bits in the open sets */
     shared32 next;        /* link: free list, or chain of a bucket */
     shared32 hash;        /* of the name */
     shared32 name_length; /* 0: anonymous, in no chain */
-    uint8_t padding[32];
+    struct queue any;     /* who waits for this object or another, and whose alert it is */
+    struct queue all;     /* who waits for this object and others */
+    shared32 maximum;     /* handoff: of a semaphore; r/o once it is made */
+    uint8_t padding[12];
 };
 
 /* ---- the drawing, checked ----------------------------------------------------------------------------- */
@@ -216,8 +255,8 @@ static_assert(sizeof(struct undo_entry) == 16, "undo_entry");
 static_assert(offsetof(struct control, undo) == 192, "control");
 static_assert(sizeof(struct control) == 192 + 16 * SS_UNDO_MAX, "control");
 static_assert(sizeof(struct process_slot) == 16, "process_slot");
-static_assert(offsetof(struct thread_slot, waits) == 88, "thread_slot");
-static_assert(sizeof(struct thread_slot) == 384, "thread_slot");
+static_assert(offsetof(struct thread_slot, waits) == 108, "thread_slot");
+static_assert(sizeof(struct thread_slot) == 896, "thread_slot");
 static_assert(sizeof(struct object) == 64, "object");
 
 /* ---- where the parts begin ---------------------------------------------------------------------------- */

@@ -166,7 +166,7 @@ static bool owns_a_mutex(struct ss_namespace *ns, uint32_t id)
 
         if (load32_relaxed(&object->kind) != SS_MUTEX)
             continue;
-        ns->engine->read(object, SS_MUTEX, &state);
+        ns->engine->peek(object, SS_MUTEX, &state);
         if (state.owner == id)
             return true;
     }
@@ -202,6 +202,11 @@ int owner_deregister(struct ss_namespace *ns)
         gate_unlock(ns);
         return -EBUSY;
     }
+    if (ns->engine->leave_queues != NULL) { /* of a wait that it has walked away from */
+        if (ns->engine->leave_queues(ns, self->slot) < 0)
+            undo_abort(ns);
+        undo_commit(ns);
+    }
     free_thread(ns, segment_thread(ns, self->slot));
     robust_unlock(&segment_thread(ns, self->slot)->liveness);
     gate_unlock(ns);
@@ -211,25 +216,25 @@ int owner_deregister(struct ss_namespace *ns)
     return 0;
 }
 
-/* ---- reaping threads ---- */
+/* ---- reaping threads ----
+ *
+ * In three transactions, or more: the thread leaves all queues and its slot is marked dead; each mutex that it owns is
+ * abandoned; the slot is freed. A reaper that dies in between leaves a slot marked dead, and whoever recovers buries it.
+ */
 
-/* `rc` is what trylock said of the slot's liveness mutex; it is locked unless that was ENOTRECOVERABLE. A reaper
- * that dies anywhere in here leaves the slot used and the mutex dead, and the next one does it all again. */
-static void reap_thread(struct ss_namespace *ns, uint32_t slot, int rc)
+/* `rc` is what trylock said of the slot's liveness mutex; it is locked unless that was ENOTRECOVERABLE. */
+static void mark_dead(struct ss_namespace *ns, uint32_t slot, int rc)
 {
     struct thread_slot *thread = segment_thread(ns, slot);
-    uint32_t id = owner_id(slot, load32_relaxed(&thread->generation));
-    uint32_t end = segment_bounded(&segment_control(ns)->objects_fresh, ns->geometry.capacity);
 
-    for (uint32_t i = 0; i < end; i++) {
-        struct object *object = segment_object(ns, i);
-
-        if (load32_relaxed(&object->kind) != SS_MUTEX)
-            continue;
-        ns->engine->mutex_kill(object, id);
-        directory_free_if_unused(ns, i);
-    }
-    free_thread(ns, thread);
+    if (ns->engine->leave_queues != NULL && ns->engine->leave_queues(ns, slot) < 0)
+        undo_abort(ns); /* damaged: whoever walks those queues says so */
+    undo_write32(ns, &thread->state, SS_SLOT_DEAD);
+    undo_write32(ns, &thread->wait_kind, SS_WAIT_NONE);
+    undo_write32(ns, &thread->result, 0);
+    undo_commit(ns);
+    ns->unburied = true;
+    /* From here on the mark says what the mutex said. */
     if (rc == -ENOTRECOVERABLE) {
         robust_init(&thread->liveness);
         return;
@@ -239,29 +244,63 @@ static void reap_thread(struct ss_namespace *ns, uint32_t slot, int rc)
     robust_unlock(&thread->liveness);
 }
 
-/* True if the slot's thread is dead, or the slot is not used. */
-static bool reap_thread_if_dead(struct ss_namespace *ns, uint32_t slot)
+bool owner_slot_is_alive(struct ss_namespace *ns, uint32_t slot)
 {
     struct thread_slot *thread = segment_thread(ns, slot);
     int rc;
 
     if (load32_relaxed(&thread->state) != SS_SLOT_USED)
-        return true;
+        return false;
     rc = robust_trylock(&thread->liveness);
     if (rc != 0 && rc != -EOWNERDEAD && rc != -ENOTRECOVERABLE)
-        return false;
-    reap_thread(ns, slot, rc);
-    return true;
+        return true;
+    mark_dead(ns, slot, rc);
+    return false;
 }
 
 /* An id of a generation that is not its slot's is a dead thread's, whoever has the slot now. */
-static bool is_alive(struct ss_namespace *ns, uint32_t id)
+bool owner_is_alive(struct ss_namespace *ns, uint32_t id)
 {
     uint32_t slot = owner_slot(id);
 
     return slot < ns->geometry.threads &&
            id == owner_id(slot, load32_relaxed(&segment_thread(ns, slot)->generation)) &&
-           !reap_thread_if_dead(ns, slot);
+           owner_slot_is_alive(ns, slot);
+}
+
+/* Also frees what only the dead thread's waiting, or owning, kept alive. */
+static void bury(struct ss_namespace *ns, uint32_t slot)
+{
+    struct thread_slot *thread = segment_thread(ns, slot);
+    uint32_t id = owner_id(slot, load32_relaxed(&thread->generation));
+    uint32_t end = segment_bounded(&segment_control(ns)->objects_fresh, ns->geometry.capacity);
+    struct ss_state state;
+
+    for (uint32_t i = 0; i < end; i++) {
+        struct object *object = segment_object(ns, i);
+
+        if (load32_relaxed(&object->kind) == SS_MUTEX) {
+            ns->engine->peek(object, SS_MUTEX, &state);
+            if (state.owner == id)
+                ns->engine->mutex_kill(ns, object, id);
+        }
+        if (load32_relaxed(&object->users) == 0)
+            directory_free_if_unused(ns, i);
+    }
+    free_thread(ns, thread);
+}
+
+void owner_bury_dead(struct ss_namespace *ns)
+{
+    uint32_t end = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
+
+    while (ns->unburied) { /* a mutex's next owner may be found dead as well */
+        ns->unburied = false;
+        for (uint32_t slot = 0; slot < end; slot++) {
+            if (load32_relaxed(&segment_thread(ns, slot)->state) == SS_SLOT_DEAD)
+                bury(ns, slot);
+        }
+    }
 }
 
 void owner_reap_threads(struct ss_namespace *ns)
@@ -269,7 +308,8 @@ void owner_reap_threads(struct ss_namespace *ns)
     uint32_t end = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
 
     for (uint32_t slot = 0; slot < end; slot++)
-        reap_thread_if_dead(ns, slot);
+        owner_slot_is_alive(ns, slot);
+    owner_bury_dead(ns);
 }
 
 bool owner_any_of_process(struct ss_namespace *ns)
@@ -278,10 +318,23 @@ bool owner_any_of_process(struct ss_namespace *ns)
 
     for (uint32_t slot = 0; slot < end; slot++) {
         if (load32_relaxed(&segment_thread(ns, slot)->process) == ns->process &&
-            !reap_thread_if_dead(ns, slot))
+            owner_slot_is_alive(ns, slot))
             return true;
     }
     return false;
+}
+
+uint32_t owner_watch(shared32 *word)
+{
+    for (;;) {
+        uint32_t value = load32_acquire(word);
+
+        /* On a free word the bit would never be cleared, and the slot never be found dead. */
+        if ((value & ROBUST_TID_MASK) == 0 || (value & ROBUST_OWNER_DIED))
+            return 0;
+        if ((value & ROBUST_WAITERS) || cas32_acq_rel(word, value, value | ROBUST_WAITERS) == value)
+            return value | ROBUST_WAITERS;
+    }
 }
 
 /* ---- processes ---- */
@@ -361,8 +414,8 @@ bool owner_object_in_use(struct ss_namespace *ns, uint32_t index)
     }
     if (load32_relaxed(&object->kind) != SS_MUTEX)
         return false;
-    ns->engine->read(object, SS_MUTEX, &state);
-    return state.owner != 0 && is_alive(ns, state.owner);
+    ns->engine->peek(object, SS_MUTEX, &state);
+    return state.owner != 0 && owner_is_alive(ns, state.owner);
 }
 
 /* Field 22 of /proc/self/stat, clock ticks between boot and the start of the process; 0 without /proc. The

@@ -45,6 +45,15 @@ void owner_withdraw_wait(struct registration *self);
 
 /* Under the gate: reaps dead threads (their mutexes become abandoned), dead processes (their objects close). */
 void owner_reap_threads(struct ss_namespace *ns);
+/* Under the gate, between transactions: is the thread of that slot, or with that owner id, alive? One that is found
+ * dead leaves all queues at once; it is buried (owner_bury_dead) before the gate is unlocked. */
+bool owner_slot_is_alive(struct ss_namespace *ns, uint32_t slot);
+bool owner_is_alive(struct ss_namespace *ns, uint32_t id);
+/* Abandons the mutexes of the threads that were found dead, and frees their slots. */
+void owner_bury_dead(struct ss_namespace *ns);
+/* The lock word of the liveness mutex of a living thread, to sleep on: the kernel wakes a sleeper when it dies.
+ * Returns what the word is now, or 0 if nobody living holds it. */
+uint32_t owner_watch(shared32 *word);
 void owner_reap_processes(struct ss_namespace *ns);
 /* Under the gate: does a living process have the object open, or a living thread own it? */
 bool owner_object_in_use(struct ss_namespace *ns, uint32_t index);

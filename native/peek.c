@@ -139,7 +139,7 @@ int ss_peek_object(const struct ss_peek *peek, uint32_t index, struct ss_peek_ob
     kind = load32_acquire(&object->kind);
     if (kind < SS_SEMAPHORE || kind > SS_MANUAL_EVENT)
         return 0;
-    ns->engine->read(object, kind, &out->state);
+    out->in_motion = ns->engine->peek(object, kind, &out->state);
     out->generation = load32_relaxed(&object->generation);
     out->users = load32_relaxed(&object->users);
     out->waiters = count_waiters(ns, index);

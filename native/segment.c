@@ -44,7 +44,7 @@ void registry_unlock(void)
 
 const struct engine *engine_by_id(uint32_t id)
 {
-    return id == SS_ENGINE_FSYNC ? &engine_fsync : NULL;
+    return id == SS_ENGINE_FSYNC ? &engine_fsync : id == SS_ENGINE_HANDOFF ? &engine_handoff : NULL;
 }
 
 int ss_engine_probe(uint32_t engine)

@@ -38,6 +38,7 @@ struct ss_namespace {
     struct ss_handle *handles;    /* registry lock: all handles of this process */
     uint32_t closed_handles;      /* registry lock: closed ones that still hold their object (handle.c) */
     uint32_t undo_length;         /* gate: what this process has put into the undo log */
+    bool unburied;                /* gate: threads were found dead whose mutexes are still to be abandoned */
     int child_fd;                 /* registry lock, during fork: the child's descriptor */
     uint32_t child_process;       /* registry lock, during fork: the child's process slot */
     bool sweeper_running;         /* registry lock */
@@ -126,11 +127,13 @@ bool range_is_locked(int fd, int64_t byte); /* by another open file description 
 /* ---- the gate and the undo log (gate.c) ---- */
 
 int gate_lock(struct ss_namespace *ns);   /* 0; -EINTR after a slice; -EBADMSG: damaged */
-void gate_unlock(struct ss_namespace *ns);
+void gate_unlock(struct ss_namespace *ns);/* after burying the dead that were met */
 
 void undo_write32(struct ss_namespace *ns, shared32 *word, uint32_t value);
 void undo_write64(struct ss_namespace *ns, shared64 *word, uint64_t value);
 void undo_commit(struct ss_namespace *ns);
+/* Takes back what was logged since the last commit. */
+void undo_abort(struct ss_namespace *ns);
 /* Entries of the largest transactions, asserted to fit the log where they are used. */
 #define SS_TRANSACTION(entries) static_assert((entries) <= SS_UNDO_MAX, "the undo log is too short")
 

@@ -48,24 +48,11 @@ static void sweep_until_stopped(struct ss_namespace *ns)
     }
 }
 
-/* Sets the waiters bit of a held lock word. Returns what is there now, or 0 if nobody living holds it. */
-static uint32_t announce_sleep(shared32 *word)
-{
-    for (;;) {
-        uint32_t value = load32_acquire(word);
-
-        if ((value & ROBUST_TID_MASK) == 0 || (value & ROBUST_OWNER_DIED))
-            return 0;
-        if ((value & ROBUST_WAITERS) || cas32_acq_rel(word, value, value | ROBUST_WAITERS) == value)
-            return value | ROBUST_WAITERS;
-    }
-}
-
 static void sleep_until_free(struct ss_namespace *ns, robust_mutex *server)
 {
     struct futex_sleep sleeps[2] = {{robust_word(server), 0}, {&ns->sweeper_stop, 0}};
 
-    sleeps[0].expected = announce_sleep(robust_word(server));
+    sleeps[0].expected = owner_watch(robust_word(server));
     if (sleeps[0].expected != 0 && futex_waitv(sleeps, 2, clock_now_ns() + STANDBY_INTERVAL_NS) == -ETIMEDOUT)
         sweep(ns, false);
 }
@@ -86,7 +73,7 @@ static void *sweeper_main(void *argument)
         }
         if (rc < 0)
             break; /* damaged: every call on the segment says so */
-        announce_sleep(robust_word(server));
+        owner_watch(robust_word(server));
         sweep_until_stopped(ns);
         robust_unlock(server);
     }

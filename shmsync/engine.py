@@ -70,9 +70,9 @@ class Engine:
 
 def engines() -> dict[str, Engine]:
     """All engines that this build knows, by name."""
-    from shmsync.engines import fsync
+    from shmsync.engines import fsync, handoff
 
-    return {engine.name: engine for engine in (fsync.ENGINE,)}
+    return {engine.name: engine for engine in (handoff.ENGINE, fsync.ENGINE)}
 
 
 def by_name(name: str) -> Engine:
@@ -89,7 +89,7 @@ def by_number(number: int) -> Engine | None:
 
 
 #: The engine of a new namespace for which none was asked for.
-DEFAULT = "fsync"
+DEFAULT = "handoff"
 
 
 def table() -> str:

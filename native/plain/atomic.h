@@ -24,11 +24,20 @@ typedef struct { uint64_t word_; } shared64;
 #define store64_relaxed(w, v) __atomic_store_n(&(w)->word_, (v), __ATOMIC_RELAXED)
 #define store64_release(w, v) __atomic_store_n(&(w)->word_, (v), __ATOMIC_RELEASE)
 
-/* Both return the value that was there before; the exchange happened if it equals what was expected. */
+/* These return the value that was there before; the exchange happened if it equals what was expected. */
 #define swap32_acq_rel(w, v) __atomic_exchange_n(&(w)->word_, (v), __ATOMIC_ACQ_REL)
 #define cas32_acq_rel(w, expected, v) atomic_cas32_((w), (expected), (v))
+#define cas64_acq_rel(w, expected, v) atomic_cas64_((w), (expected), (v))
+/* Sets bits; returns the value that was there before. */
+#define or64_acq_rel(w, v) __atomic_fetch_or(&(w)->word_, (v), __ATOMIC_ACQ_REL)
 
 static inline uint32_t atomic_cas32_(shared32 *w, uint32_t expected, uint32_t value)
+{
+    __atomic_compare_exchange_n(&w->word_, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return expected;
+}
+
+static inline uint64_t atomic_cas64_(shared64 *w, uint64_t expected, uint64_t value)
 {
     __atomic_compare_exchange_n(&w->word_, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     return expected;

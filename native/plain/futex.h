@@ -61,6 +61,15 @@ static inline int futex_waitv(const struct futex_sleep *sleeps, uint32_t count, 
     return rc < 0 ? -errno : (int)rc;
 }
 
+/* The same with one word, which every kernel has. 0, -EAGAIN, -ETIMEDOUT or -EINTR. */
+static inline int futex_wait(const shared32 *word, uint32_t expected, uint64_t deadline_ns)
+{
+    struct timespec until = clock_timespec(deadline_ns);
+    long rc = syscall(SYS_futex, &word->word_, FUTEX_WAIT_BITSET, expected, deadline_ns == SS_FOREVER ? NULL : &until,
+                      NULL, FUTEX_BITSET_MATCH_ANY);
+    return rc < 0 ? -errno : (int)rc;
+}
+
 /* Wakes up to `count` sleepers of a word; returns how many. */
 static inline int futex_wake(shared32 *word, int count)
 {

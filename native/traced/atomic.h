@@ -26,5 +26,7 @@ typedef struct { uint64_t word_; } shared64;
 #define swap32_acq_rel(w, v) ((uint32_t)step_swap(STEP_SITE(STEP_SWAP, #w), &(w)->word_, 4, (v)))
 #define cas32_acq_rel(w, expected, v) \
     ((uint32_t)step_cas(STEP_SITE(STEP_CAS, #w), &(w)->word_, 4, (expected), (v)))
+#define cas64_acq_rel(w, expected, v) step_cas(STEP_SITE(STEP_CAS, #w), &(w)->word_, 8, (expected), (v))
+#define or64_acq_rel(w, v) step_or(STEP_SITE(STEP_OR, #w), &(w)->word_, (v))
 
 #endif

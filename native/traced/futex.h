@@ -23,6 +23,8 @@ int futex_waitv_probe(void);
 
 #define futex_waitv(sleeps, count, deadline_ns) \
     step_sleep(STEP_SITE(STEP_SLEEP, #sleeps), (sleeps), (count), (deadline_ns))
+#define futex_wait(word_, expected_, deadline_ns) \
+    step_sleep(STEP_SITE(STEP_SLEEP, #word_), &(struct futex_sleep){(word_), (expected_)}, 1, (deadline_ns))
 #define futex_wake(word, count) step_wake(STEP_SITE(STEP_WAKE, #word), (word), (count))
 #define futex_yield() step_yield(STEP_SITE(STEP_YIELD, ""))
 

@@ -127,10 +127,16 @@ static int64_t call_wait(const struct sched_op *op, struct sched_result *result)
 static int64_t call_abandon(const struct sched_op *op)
 {
     struct ss_handle *handle = op->handles[0];
+    struct object *object = segment_object(segment, handle->index);
     struct ss_state state;
+    int64_t result = gate_lock(segment);
 
-    handle->ns->engine->read(segment_object(handle->ns, handle->index), handle->kind, &state);
-    return handle->ns->engine->mutex_kill(segment_object(handle->ns, handle->index), state.owner);
+    if (result < 0)
+        return result;
+    segment->engine->peek(object, handle->kind, &state);
+    result = segment->engine->mutex_kill(segment, object, state.owner);
+    gate_unlock(segment);
+    return result;
 }
 
 static int64_t call_sweep(void)

@@ -13,7 +13,7 @@
 #include "real.h"
 
 static const char *const op_names[] = {
-    "load", "store", "swap", "cas", "sleep", "wake", "yield", "init", "trylock", "lock", "unlock", "consistent",
+    "load", "store", "swap", "cas", "or", "sleep", "wake", "yield", "init", "trylock", "lock", "unlock", "consistent",
 };
 
 struct record {
@@ -166,6 +166,16 @@ uint64_t step_cas(const struct step_site *site, void *word, uint32_t width, uint
                                               __ATOMIC_SEQ_CST);
     }
     step_note(site, SCHED_STEP, word, old, swapped ? value : old, swapped);
+    return old;
+}
+
+uint64_t step_or(const struct step_site *site, void *word, uint64_t bits)
+{
+    uint64_t old;
+
+    begin(site, word, true);
+    old = __atomic_fetch_or((uint64_t *)word, bits, __ATOMIC_SEQ_CST);
+    step_note(site, SCHED_STEP, word, old, old | bits, 1);
     return old;
 }
 

@@ -14,6 +14,7 @@ enum step_op {
     STEP_STORE,
     STEP_SWAP,
     STEP_CAS,
+    STEP_OR,
     STEP_SLEEP,
     STEP_WAKE,
     STEP_YIELD,
@@ -42,5 +43,6 @@ uint64_t step_load(const struct step_site *site, const void *word, uint32_t widt
 void step_store(const struct step_site *site, void *word, uint32_t width, uint64_t value);
 uint64_t step_swap(const struct step_site *site, void *word, uint32_t width, uint64_t value);
 uint64_t step_cas(const struct step_site *site, void *word, uint32_t width, uint64_t expected, uint64_t value);
+uint64_t step_or(const struct step_site *site, void *word, uint64_t bits);
 
 #endif

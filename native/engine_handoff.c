@@ -1,0 +1,1054 @@
+/* The handoff engine: exact NT semantics in user space. Claim, then consume; whoever signals an object hands it to
+ * who waits for it; every waiter sleeps on a word of its own.
+ *
+ * THE WORD of an object, 64 bits:
+ *
+ *     bits  0 ... 31   count: tokens of a semaphore, recursion of a mutex, 1 for a signaled event
+ *     bits 32 ... 60   owner id of a mutex, 0 if it is free
+ *     bit  61          CAPTURED
+ *     bit  62          QUEUED
+ *     bit  63          ABANDONED, of a mutex: its last owner died owning it
+ *
+ *     CAPTURED QUEUED  who may change the word
+ *     0        0       anybody, by one compare-and-swap (the fast path; not if ABANDONED either)
+ *     0        1       who holds the gate. Somebody may be queued: the flag may be set though nobody is, never
+ *                      clear though somebody is
+ *     1        any     who holds the gate. What the word says may yet be undone, and who holds the gate has still to
+ *                      settle the object, or died before he could
+ *
+ * A SLOW PATH holds the gate. It captures what it looks at (unlogged: a stale CAPTURED costs time, nothing else),
+ * acts, settles, and gives the objects free again. Words of captured objects, queues and results are changed through
+ * the undo log, and every change from one right state of the segment to the next is one commit. A word is only
+ * written under the log while it has CAPTURED, and CAPTURED and QUEUED are cleared only after the commit, unlogged:
+ * otherwise a fast path could take from a word that an undo then restores. QUEUED is computed anew when an object is
+ * given free, and left alone in all others.
+ *
+ * SETTLING an object: as long as it is signaled, serve the first of those who wait for all that has all, else the
+ * first of those who wait for any. Serving is one commit: the result is written into the waiter's slot, all its
+ * entries leave all queues, what it waits for is taken. Whoever is met in a queue is asked for a sign of life first;
+ * the dead leave their queues in a commit of their own, and the walk begins again.
+ *
+ * PUBLISHING, after the commit and still under the gate: the result is exchanged into the word that the waiter sleeps
+ * on. The wake comes after the gate is unlocked. A waiter never sees a result that could be undone. The word:
+ *
+ *     bits 8 ... 31    number of the wait, one more for each that was queued: a result is published only into the
+ *                      wait that it belongs to, also by one who recovers what another has left
+ *     bits 0 ... 7     0: pending; index + 1: the result (with RESULT_ALL: of a wait for all that has all);
+ *                      GONE: the waiter could not get the gate, because somebody is stopped in it, and went away. Who
+ *                      finds that out takes its entries out, or puts back what he has just taken for it
+ *
+ *     written by       from -> to                          holding
+ *     the waiter       any -> (number + 1, pending)        the gate, before it queues
+ *     the publisher    (number, pending) -> (number, result) by compare-and-swap   the gate
+ *     the waiter       (number, pending) -> (number, GONE)   by compare-and-swap   nothing
+ *
+ * RECOVERY, when the last holder of the gate died in it: undo; publish all results; settle all objects that are still
+ * CAPTURED; end a pulse that had begun; give the objects free. It is itself a slow path of commits, and may be cut
+ * short and done again.
+ *
+ * SLEEPS are bounded, because a waker may be killed before it served, published or woke: a waiter that was not woken
+ * takes the gate now and then (which recovers), looks whether owners of its mutexes are dead, and then at its word.
+ */
+#define _GNU_SOURCE
+#include "engine.h"
+#include "futex.h"
+
+#define CAPTURED (1ull << 61)
+#define QUEUED (1ull << 62)
+#define ABANDONED (1ull << 63)
+#define FLAGS (CAPTURED | QUEUED | ABANDONED)
+#define OWNER_MASK 0x1fffffffu
+
+#define RESULT_MASK 0xffu
+#define RESULT_ALL 0x80u
+#define GONE 0x7fu
+#define NUMBER_ONE 0x100u
+
+#define ENTRIES (SS_WAIT_MAX + 1) /* of a thread: its objects and its alert */
+
+/* How long a waiter sleeps without a look: with a mutex among what it waits for, and without. */
+#define LOOK_INTERVAL_OWNED_NS (100 * NS_PER_MS)
+#define LOOK_INTERVAL_NS (1000 * NS_PER_MS)
+/* For how long the gate has to be out of reach before a wait whose time is up, but that was never queued, says so. */
+#define PATIENCE_NS (1000 * NS_PER_MS)
+/* Waiters that one slow path wakes after the unlock; any more it wakes under the gate, which costs time only. */
+#define WAKES_MAX 256
+
+/* Entries of the undo log: a serve, or a queueing, of all that a wait can have. */
+SS_TRANSACTION(2 * ENTRIES + SS_WAIT_MAX + 3);
+SS_TRANSACTION(2 * ENTRIES + 4);
+
+/* ---- words ---- */
+
+static uint32_t kind_of(const struct object *object)
+{
+    return load32_relaxed(&object->kind);
+}
+
+static void unpack(const struct object *object, uint32_t kind, uint64_t word, struct ss_state *state)
+{
+    *state = (struct ss_state){.kind = kind};
+    if (kind == SS_SEMAPHORE) {
+        state->count = (uint32_t)word;
+        state->maximum = load32_relaxed(&object->maximum);
+    } else if (kind == SS_MUTEX) {
+        state->count = (uint32_t)word;
+        state->owner = (uint32_t)(word >> 32) & OWNER_MASK;
+        state->abandoned = (word & ABANDONED) != 0;
+    } else {
+        state->signaled = (uint32_t)word != 0;
+    }
+}
+
+static uint64_t pack(const struct ss_state *state)
+{
+    return (state->abandoned ? ABANDONED : 0) | (uint64_t)state->owner << 32 | (state->count | state->signaled);
+}
+
+/* The state of an object that nobody else can change: it is captured or queued at, and we hold the gate. */
+static struct ss_state held_state(const struct object *object)
+{
+    struct ss_state state;
+
+    unpack(object, kind_of(object), load64_relaxed(&object->word), &state);
+    return state;
+}
+
+static void write_state(struct ss_namespace *ns, struct object *object, const struct ss_state *state)
+{
+    uint64_t flags = load64_relaxed(&object->word) & (CAPTURED | QUEUED);
+
+    undo_write64(ns, &object->word, pack(state) | flags);
+}
+
+static bool is_signaled_for(const struct object *object, uint32_t owner)
+{
+    struct ss_state state = held_state(object);
+
+    return ss_object_is_signaled(&state, owner);
+}
+
+/* Logs the taking of a signaled object. Was it an abandoned mutex? */
+static bool take(struct ss_namespace *ns, struct object *object, uint32_t owner)
+{
+    struct ss_state state = held_state(object);
+    bool abandoned = ss_object_take(&state, owner) != 0;
+
+    if (state.kind != SS_MANUAL_EVENT)
+        write_state(ns, object, &state);
+    return abandoned;
+}
+
+/* ---- changes: what a call does to one object, as a value ---- */
+
+enum what { RELEASE, UNLOCK, KILL, SET, RESET, PULSE };
+
+struct change {
+    enum what what;
+    uint32_t argument; /* count of a release, owner of an unlock or kill */
+};
+
+/* PULSE as far as it goes where nobody waits, or the event is set: it is reset. */
+static int64_t apply(const struct change *change, struct ss_state *state)
+{
+    switch (change->what) {
+    case RELEASE:
+        return ss_object_semaphore_release(state, change->argument);
+    case UNLOCK:
+        return ss_object_mutex_unlock(state, change->argument);
+    case KILL:
+        return ss_object_mutex_kill(state, change->argument);
+    case SET:
+        return ss_object_event_set(state);
+    default:
+        return ss_object_event_reset(state);
+    }
+}
+
+/* ---- slow paths ---- */
+
+/* What one slow path has to give free and to wake at its end. */
+struct slow {
+    struct ss_namespace *ns;
+    struct object *captured[ENTRIES];
+    uint32_t captured_count;
+    uint32_t served[WAKES_MAX]; /* thread slots */
+    uint32_t served_count;
+};
+
+static void begin(struct slow *slow, struct ss_namespace *ns)
+{
+    slow->ns = ns;
+    slow->captured_count = slow->served_count = 0;
+}
+
+static int enter(struct slow *slow, struct ss_namespace *ns)
+{
+    begin(slow, ns);
+    return gate_lock(ns);
+}
+
+/* True if the object was not captured before: from here on only the holder of the gate changes its word. */
+static bool mark_captured(struct object *object)
+{
+    return !(or64_acq_rel(&object->word, CAPTURED) & CAPTURED); /* pairs with the fast paths' exchanges */
+}
+
+static void capture(struct slow *slow, struct object *object)
+{
+    if (mark_captured(object))
+        slow->captured[slow->captured_count++] = object;
+}
+
+/* After the commit. */
+static void give_free(struct object *object)
+{
+    bool queued = load32_relaxed(&object->any.first) != 0 || load32_relaxed(&object->all.first) != 0;
+    uint64_t word = load64_relaxed(&object->word) & ~(CAPTURED | QUEUED);
+
+    store64_release(&object->word, queued ? word | QUEUED : word); /* pairs with the fast paths' loads */
+}
+
+static void give_captured_free(struct slow *slow)
+{
+    while (slow->captured_count > 0)
+        give_free(slow->captured[--slow->captured_count]);
+}
+
+static void wake_served(struct slow *slow)
+{
+    while (slow->served_count > 0)
+        futex_wake(&segment_thread(slow->ns, slow->served[--slow->served_count])->word, 1);
+}
+
+static void finish(struct slow *slow)
+{
+    give_captured_free(slow);
+    gate_unlock(slow->ns);
+    wake_served(slow);
+}
+
+static void note_served(struct slow *slow, uint32_t slot)
+{
+    if (slow->served_count < WAKES_MAX)
+        slow->served[slow->served_count++] = slot;
+    else
+        futex_wake(&segment_thread(slow->ns, slot)->word, 1);
+}
+
+/* ---- queues ---- */
+
+/* One entry of one thread. */
+struct place {
+    uint32_t slot;
+    uint32_t entry;
+};
+
+static uint32_t link_to(struct place place)
+{
+    return place.slot * ENTRIES + place.entry + 1;
+}
+
+static bool link_leads_somewhere(const struct ss_namespace *ns, uint32_t link)
+{
+    return link <= ns->geometry.threads * ENTRIES;
+}
+
+static struct place place_of(uint32_t link)
+{
+    return (struct place){(link - 1) / ENTRIES, (link - 1) % ENTRIES};
+}
+
+static shared32 *next_of(struct ss_namespace *ns, uint32_t link)
+{
+    struct place place = place_of(link);
+
+    return &segment_thread(ns, place.slot)->next[place.entry];
+}
+
+static shared32 *previous_of(struct ss_namespace *ns, uint32_t link)
+{
+    struct place place = place_of(link);
+
+    return &segment_thread(ns, place.slot)->previous[place.entry];
+}
+
+/* Entries of a thread that wait for all of their objects; the rest wait for any, or is an alert. */
+static uint32_t entries_for_all(const struct thread_slot *thread)
+{
+    if (load32_relaxed(&thread->wait_kind) != SS_WAIT_ALL)
+        return 0;
+    return load32_relaxed(&thread->wait_count) - load32_relaxed(&thread->wait_alert);
+}
+
+static struct queue *queue_of(struct ss_namespace *ns, const struct thread_slot *thread, uint32_t entry)
+{
+    struct object *object = segment_object(ns, load32_relaxed(&thread->waits[entry]));
+
+    return entry < entries_for_all(thread) ? &object->all : &object->any;
+}
+
+/* Do the numbers of a queued wait stay within their tables? */
+static bool is_intact(struct ss_namespace *ns, const struct thread_slot *thread)
+{
+    uint32_t count = load32_relaxed(&thread->wait_count);
+    uint32_t kind = load32_relaxed(&thread->wait_kind);
+    uint32_t alert = load32_relaxed(&thread->wait_alert);
+
+    if (kind < SS_WAIT_ANY || kind > SS_WAIT_ALL || alert > 1 || count <= alert || count > SS_WAIT_MAX + alert)
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (load32_relaxed(&thread->waits[i]) >= ns->geometry.capacity ||
+            !link_leads_somewhere(ns, load32_relaxed(&thread->next[i])) ||
+            !link_leads_somewhere(ns, load32_relaxed(&thread->previous[i])))
+            return false;
+    }
+    return true;
+}
+
+/* Logs the entry's place at the tail. Its own links are in nobody's way before that. */
+static void append(struct ss_namespace *ns, struct queue *queue, struct place place)
+{
+    struct thread_slot *thread = segment_thread(ns, place.slot);
+    uint32_t last = load32_relaxed(&queue->last);
+
+    store32_relaxed(&thread->next[place.entry], 0);
+    store32_relaxed(&thread->previous[place.entry], last);
+    undo_write32(ns, last == 0 ? &queue->first : next_of(ns, last), link_to(place));
+    undo_write32(ns, &queue->last, link_to(place));
+}
+
+static void unlink_entry(struct ss_namespace *ns, struct queue *queue, struct place place)
+{
+    struct thread_slot *thread = segment_thread(ns, place.slot);
+    uint32_t next = load32_relaxed(&thread->next[place.entry]);
+    uint32_t previous = load32_relaxed(&thread->previous[place.entry]);
+
+    undo_write32(ns, previous == 0 ? &queue->first : next_of(ns, previous), next);
+    undo_write32(ns, next == 0 ? &queue->last : previous_of(ns, next), previous);
+}
+
+/* Logs that a thread waits no more. 0, or -EBADMSG and nothing logged. */
+static int handoff_leave_queues(struct ss_namespace *ns, uint32_t slot)
+{
+    struct thread_slot *thread = segment_thread(ns, slot);
+
+    if (load32_relaxed(&thread->wait_kind) == SS_WAIT_NONE)
+        return 0;
+    if (!is_intact(ns, thread))
+        return -EBADMSG;
+    for (uint32_t i = 0; i < load32_relaxed(&thread->wait_count); i++)
+        unlink_entry(ns, queue_of(ns, thread, i), (struct place){slot, i});
+    undo_write32(ns, &thread->wait_kind, SS_WAIT_NONE);
+    return 0;
+}
+
+/* Frees those of a thread's objects that only its waiting has kept. */
+static void free_unused(struct ss_namespace *ns, const struct thread_slot *thread)
+{
+    uint32_t count = segment_bounded(&thread->wait_count, ENTRIES);
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t index = load32_relaxed(&thread->waits[i]);
+
+        if (index < ns->geometry.capacity && load32_relaxed(&segment_object(ns, index)->users) == 0)
+            directory_free_if_unused(ns, index);
+    }
+}
+
+/* The same in a transaction of its own, for a thread that has gone away from its wait. */
+static int remove_gone(struct ss_namespace *ns, uint32_t slot)
+{
+    int rc = handoff_leave_queues(ns, slot);
+
+    undo_commit(ns);
+    if (rc == 0)
+        free_unused(ns, segment_thread(ns, slot));
+    return rc;
+}
+
+/* ---- publishing ---- */
+
+static bool result_is_all(uint32_t result)
+{
+    return result & RESULT_ALL;
+}
+
+static uint32_t result_index(uint32_t result)
+{
+    return (result & RESULT_MASK & ~RESULT_ALL) - 1;
+}
+
+/* First and last + 1 of the entries whose objects a result has taken. */
+static void taken_entries(const struct thread_slot *thread, uint32_t result, uint32_t *begin, uint32_t *end)
+{
+    *begin = result_index(result);
+    *end = *begin + 1;
+    if (result_is_all(result))
+        *end = segment_bounded(&thread->wait_count, ENTRIES) - (load32_relaxed(&thread->wait_alert) & 1);
+}
+
+/* Logs what undoes one taking of an object; an object that has become free or full meanwhile stays so. */
+static void log_give_back(struct ss_namespace *ns, struct object *object, uint32_t owner, bool abandoned)
+{
+    struct ss_state state = held_state(object);
+    const struct change release = {RELEASE, 1}, set = {SET, 0};
+    const struct change leave = {abandoned ? KILL : UNLOCK, owner}; /* its next owner is still to be told */
+
+    if (state.kind == SS_MANUAL_EVENT ||
+        apply(state.kind == SS_SEMAPHORE ? &release : state.kind == SS_MUTEX ? &leave : &set, &state) < 0)
+        return;
+    write_state(ns, object, &state);
+}
+
+/* The waiter has gone away between being served and being told: nobody has taken its objects after all. They are
+ * captured then, and settled by the caller. */
+static void take_back(struct ss_namespace *ns, uint32_t slot, uint32_t result)
+{
+    struct thread_slot *thread = segment_thread(ns, slot);
+    uint64_t abandoned = load64_relaxed(&thread->abandoned);
+    uint32_t i, end;
+
+    taken_entries(thread, result, &i, &end);
+    for (; i < end && i < ENTRIES; i++) {
+        uint32_t index = load32_relaxed(&thread->waits[i]);
+
+        if (index >= ns->geometry.capacity)
+            continue;
+        mark_captured(segment_object(ns, index));
+        log_give_back(ns, segment_object(ns, index), owner_id(slot, load32_relaxed(&thread->generation)),
+                      i < 64 && (abandoned >> i & 1));
+    }
+    undo_write32(ns, &thread->result, 0);
+    undo_commit(ns);
+}
+
+/* Shows a committed result to its waiter, once; what was shown already is shown again by a wake only. */
+static void publish(struct slow *slow, uint32_t slot)
+{
+    struct thread_slot *thread = segment_thread(slow->ns, slot);
+    uint32_t result = load32_relaxed(&thread->result);
+    uint32_t pending = result & ~RESULT_MASK;
+    uint32_t found;
+
+    if (result == 0)
+        return;
+    found = cas32_acq_rel(&thread->word, pending, result); /* pairs with the load_acquire in sleep_until_served */
+    if (found == (pending | GONE))
+        take_back(slow->ns, slot, result);
+    else if (found == pending || found == result)
+        note_served(slow, slot);
+}
+
+/* ---- serving ---- */
+
+/* Gives a waiter what it waits for: the object of one entry, or of all; `entry` is 0 then. */
+static void serve(struct slow *slow, struct place place, bool all)
+{
+    struct ss_namespace *ns = slow->ns;
+    struct thread_slot *thread = segment_thread(ns, place.slot);
+    uint32_t id = owner_id(place.slot, load32_relaxed(&thread->generation));
+    uint32_t number = load32_relaxed(&thread->word) & ~RESULT_MASK;
+    uint32_t end = all ? entries_for_all(thread) : place.entry + 1;
+    struct object *also[SS_WAIT_MAX];
+    uint32_t also_count = 0;
+    uint64_t abandoned = 0;
+
+    for (uint32_t i = place.entry; i < end; i++) {
+        struct object *object = segment_object(ns, load32_relaxed(&thread->waits[i]));
+
+        if (mark_captured(object)) /* so that who reads it asks at the gate: this can be undone */
+            also[also_count++] = object;
+        if (take(ns, object, id))
+            abandoned |= 1ull << i;
+    }
+    handoff_leave_queues(ns, place.slot); /* is_intact: the caller has looked */
+    undo_write64(ns, &thread->abandoned, abandoned);
+    undo_write32(ns, &thread->result, number | (all ? RESULT_ALL : 0) | (place.entry + 1));
+    undo_commit(ns);
+    publish(slow, place.slot);
+    while (also_count > 0)
+        give_free(also[--also_count]);
+}
+
+static bool has_all(struct ss_namespace *ns, const struct thread_slot *thread, uint32_t id)
+{
+    uint32_t end = entries_for_all(thread);
+
+    for (uint32_t i = 0; i < end; i++) {
+        if (!is_signaled_for(segment_object(ns, load32_relaxed(&thread->waits[i])), id))
+            return false;
+    }
+    return true;
+}
+
+/* Tries one entry of a queue. 1: the queue has changed; 0: it has to go on waiting; -EBADMSG. */
+static int try_entry(struct slow *slow, struct object *object, struct place place, bool all)
+{
+    struct ss_namespace *ns = slow->ns;
+    struct thread_slot *thread = segment_thread(ns, place.slot);
+    uint32_t id = owner_id(place.slot, load32_relaxed(&thread->generation));
+
+    if (load32_relaxed(&thread->state) != SS_SLOT_USED || !is_intact(ns, thread) ||
+        place.entry >= load32_relaxed(&thread->wait_count) || (place.entry < entries_for_all(thread)) != all ||
+        load32_relaxed(&thread->waits[place.entry]) != segment_object_index(ns, object))
+        return -EBADMSG;
+    if (!owner_slot_is_alive(ns, place.slot))
+        return 1;
+    if ((load32_acquire(&thread->word) & RESULT_MASK) == GONE) {
+        int rc = remove_gone(ns, place.slot);
+        return rc < 0 ? rc : 1;
+    }
+    if (all ? !has_all(ns, thread, id) : !is_signaled_for(object, id))
+        return 0;
+    serve(slow, all ? (struct place){place.slot, 0} : place, all);
+    return 1;
+}
+
+/* Serves the first in a queue that can be served. 1: somebody was, or is gone; 0: nobody can be; -EBADMSG. */
+static int serve_first(struct slow *slow, struct object *object, struct queue *queue, bool all)
+{
+    struct ss_namespace *ns = slow->ns;
+    uint32_t link = load32_relaxed(&queue->first);
+
+    for (uint32_t steps = 0; link != 0; steps++) {
+        int rc;
+
+        if (!link_leads_somewhere(ns, link) || steps > ns->geometry.threads * ENTRIES)
+            return -EBADMSG;
+        rc = try_entry(slow, object, place_of(link), all);
+        if (rc != 0)
+            return rc;
+        link = load32_relaxed(next_of(ns, link));
+    }
+    return 0;
+}
+
+static int settle(struct slow *slow, struct object *object)
+{
+    int rc;
+
+    do {
+        struct ss_state state = held_state(object);
+
+        if (state.kind == SS_MUTEX ? state.owner != 0 : state.count == 0 && !state.signaled)
+            return 0;
+        rc = serve_first(slow, object, &object->all, true);
+        if (rc == 0)
+            rc = serve_first(slow, object, &object->any, false);
+    } while (rc > 0);
+    return rc;
+}
+
+/* ---- changes under the gate ---- */
+
+/* The event that is being pulsed, if one is: reset, and the intention is forgotten, in one commit. */
+static void end_pulse(struct ss_namespace *ns)
+{
+    shared32 *pulsing = &segment_control(ns)->pulsing;
+    uint32_t link = load32_relaxed(pulsing);
+
+    if (link == 0)
+        return;
+    if (link <= ns->geometry.capacity) {
+        struct object *object = segment_object(ns, link - 1);
+        struct ss_state state = held_state(object);
+
+        ss_object_event_reset(&state);
+        write_state(ns, object, &state);
+    }
+    undo_write32(ns, pulsing, 0);
+    undo_commit(ns);
+}
+
+/* Sets an event that is not set, serves who waits, and resets it. */
+static int pulse(struct slow *slow, struct object *object, struct ss_state *state)
+{
+    int rc;
+
+    ss_object_event_set(state);
+    write_state(slow->ns, object, state);
+    undo_write32(slow->ns, &segment_control(slow->ns)->pulsing,
+                 segment_link(segment_object_index(slow->ns, object)));
+    undo_commit(slow->ns);
+    rc = settle(slow, object);
+    end_pulse(slow->ns);
+    return rc;
+}
+
+/* The object is captured. */
+static int64_t change_captured(struct slow *slow, struct object *object, const struct change *change)
+{
+    struct ss_state state = held_state(object);
+    int64_t result;
+    int rc;
+
+    if (change->what == PULSE && !state.signaled) {
+        rc = pulse(slow, object, &state);
+        return rc;
+    }
+    result = apply(change, &state);
+    if (result < 0)
+        return result;
+    write_state(slow->ns, object, &state);
+    undo_commit(slow->ns);
+    rc = settle(slow, object);
+    return rc < 0 ? rc : result;
+}
+
+static int64_t change_slow(struct ss_namespace *ns, struct object *object, const struct change *change)
+{
+    struct slow slow;
+    int64_t result = enter(&slow, ns);
+
+    if (result < 0)
+        return result;
+    capture(&slow, object);
+    result = change_captured(&slow, object, change);
+    finish(&slow);
+    return result;
+}
+
+/* For a caller that holds the gate and goes on holding it. */
+static int64_t change_under_gate(struct ss_namespace *ns, struct object *object, const struct change *change)
+{
+    struct slow slow;
+    int64_t result;
+
+    begin(&slow, ns);
+    capture(&slow, object);
+    result = change_captured(&slow, object, change);
+    give_captured_free(&slow);
+    wake_served(&slow);
+    return result;
+}
+
+static int64_t change_object(struct ss_namespace *ns, struct object *object, uint32_t kind, struct change change)
+{
+    uint64_t word = load64_acquire(&object->word);
+
+    while (!(word & FLAGS)) {
+        struct ss_state state;
+        uint64_t found;
+        int64_t result;
+
+        unpack(object, kind, word, &state);
+        result = apply(&change, &state);
+        if (result < 0)
+            return result;
+        found = cas64_acq_rel(&object->word, word, pack(&state));
+        if (found == word)
+            return result;
+        word = found;
+    }
+    return change_slow(ns, object, &change);
+}
+
+static int64_t handoff_semaphore_release(struct ss_namespace *ns, struct object *object, uint32_t count)
+{
+    return change_object(ns, object, SS_SEMAPHORE, (struct change){RELEASE, count});
+}
+
+static int64_t handoff_mutex_unlock(struct ss_namespace *ns, struct object *object, uint32_t owner)
+{
+    return change_object(ns, object, SS_MUTEX, (struct change){UNLOCK, owner});
+}
+
+static int64_t handoff_event_set(struct ss_namespace *ns, struct object *object)
+{
+    return change_object(ns, object, SS_AUTO_EVENT, (struct change){SET, 0});
+}
+
+static int64_t handoff_event_reset(struct ss_namespace *ns, struct object *object)
+{
+    return change_object(ns, object, SS_AUTO_EVENT, (struct change){RESET, 0});
+}
+
+static int64_t handoff_event_pulse(struct ss_namespace *ns, struct object *object)
+{
+    return change_object(ns, object, SS_AUTO_EVENT, (struct change){PULSE, 0});
+}
+
+static int64_t handoff_mutex_kill(struct ss_namespace *ns, struct object *object, uint32_t owner)
+{
+    const struct change kill = {KILL, owner};
+
+    return change_under_gate(ns, object, &kill);
+}
+
+static void handoff_give_back(struct ss_namespace *ns, struct object *object, uint32_t owner, bool abandoned)
+{
+    struct slow slow;
+
+    begin(&slow, ns);
+    capture(&slow, object);
+    log_give_back(ns, object, owner, abandoned);
+    undo_commit(ns);
+    settle(&slow, object);
+    give_captured_free(&slow);
+    wake_served(&slow);
+}
+
+/* ---- single calls ---- */
+
+static void handoff_init(struct object *object, const struct ss_state *initial)
+{
+    store64_relaxed(&object->word, pack(initial));
+    store32_relaxed(&object->maximum, initial->maximum);
+}
+
+static bool handoff_peek(const struct object *object, uint32_t kind, struct ss_state *state)
+{
+    uint64_t word = load64_acquire(&object->word);
+
+    unpack(object, kind, word, state);
+    return word & CAPTURED;
+}
+
+static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state)
+{
+    int rc;
+
+    if (!handoff_peek(object, kind, state))
+        return 0;
+    rc = gate_lock(ns); /* what it says could be undone */
+    if (rc < 0)
+        return rc;
+    handoff_peek(object, kind, state);
+    gate_unlock(ns);
+    return 0;
+}
+
+/* ---- waiting: what can be had at once ---- */
+
+/* Index 0 may be taken by one exchange. Looking at several objects one after the other is not one instant. */
+static bool take_first(struct wait *wait)
+{
+    struct object *object = wait->objects[0];
+    uint64_t word = load64_acquire(&object->word);
+
+    while (!(word & FLAGS)) {
+        struct ss_state state;
+        uint64_t found;
+
+        unpack(object, wait->kinds[0], word, &state);
+        if (!ss_object_is_signaled(&state, wait->self->id))
+            return false;
+        ss_object_take(&state, wait->self->id);
+        found = cas64_acq_rel(&object->word, word, pack(&state));
+        if (found == word) {
+            wait->index = 0;
+            return true;
+        }
+        word = found;
+    }
+    return false;
+}
+
+/* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */
+static uint32_t look(struct slow *slow, const struct wait *wait)
+{
+    uint32_t ready = 0;
+
+    for (uint32_t i = 0; i < wait->count; i++) {
+        capture(slow, wait->objects[i]); /* and keep it until the decision: all are looked at in one instant */
+        if (!is_signaled_for(wait->objects[i], wait->self->id))
+            continue;
+        if (wait->kind == SS_WAIT_ANY)
+            return i;
+        ready++;
+    }
+    if (ready == wait->count)
+        return 0;
+    if (wait->alert == NULL)
+        return SS_NONE;
+    capture(slow, wait->alert);
+    return is_signaled_for(wait->alert, wait->self->id) ? wait->count : SS_NONE;
+}
+
+static void take_at_once(struct wait *wait, uint32_t index)
+{
+    bool all = wait->kind == SS_WAIT_ALL && index != wait->count;
+    uint32_t end = all ? wait->count : index + 1;
+
+    wait->index = index;
+    for (uint32_t i = index; i < end; i++) {
+        if (take(wait->ns, i == wait->count ? wait->alert : wait->objects[i], wait->self->id))
+            wait->abandoned |= 1ull << i;
+    }
+    undo_commit(wait->ns);
+}
+
+/* Abandons those of the wait's mutexes whose owners are dead. 1 if there were any, 0, -EBADMSG. Gate held. */
+static int abandon_owned_by_dead(const struct wait *wait)
+{
+    int found = 0;
+
+    for (uint32_t i = 0; i < wait->count; i++) {
+        struct ss_state state;
+        int64_t rc;
+
+        if (wait->kinds[i] != SS_MUTEX)
+            continue;
+        unpack(wait->objects[i], SS_MUTEX, load64_relaxed(&wait->objects[i]->word), &state);
+        if (state.owner == 0 || state.owner == wait->self->id || owner_is_alive(wait->ns, state.owner))
+            continue;
+        rc = handoff_mutex_kill(wait->ns, wait->objects[i], state.owner);
+        if (rc == -EBADMSG)
+            return (int)rc;
+        found = 1;
+    }
+    return found;
+}
+
+/* ---- waiting: in the queues ---- */
+
+static uint32_t queue_up(struct wait *wait)
+{
+    struct ss_namespace *ns = wait->ns;
+    uint32_t slot = wait->self->slot;
+    struct thread_slot *thread = segment_thread(ns, slot);
+    uint32_t count = wait->count + (wait->alert != NULL);
+    uint32_t number = (load32_relaxed(&thread->word) & ~RESULT_MASK) + NUMBER_ONE;
+
+    store32_release(&thread->word, number); /* what an undo restores of `result` belongs to another number */
+    for (uint32_t i = 0; i < count; i++)
+        store32_relaxed(&thread->waits[i], wait->indexes[i]);
+    undo_write32(ns, &thread->result, 0);
+    undo_write32(ns, &thread->wait_count, count);
+    undo_write32(ns, &thread->wait_alert, wait->alert != NULL);
+    undo_write32(ns, &thread->wait_kind, wait->kind);
+    for (uint32_t i = 0; i < count; i++)
+        append(ns, queue_of(ns, thread, i), (struct place){slot, i});
+    undo_commit(ns);
+    return number;
+}
+
+/* What the published word says. True if the wait is over. */
+static bool collect(struct wait *wait, uint32_t word)
+{
+    uint32_t result = word & RESULT_MASK;
+
+    if (result == 0 || result == GONE)
+        return false;
+    wait->index = result_index(result);
+    wait->abandoned = load64_relaxed(&segment_thread(wait->ns, wait->self->slot)->abandoned);
+    return true;
+}
+
+static uint32_t own_word(const struct wait *wait)
+{
+    /* Pairs with the exchange in publish: the result implies `abandoned`, and what the waker did before. */
+    return load32_acquire(&segment_thread(wait->ns, wait->self->slot)->word);
+}
+
+/* Sleeps on the own word and on the signs of life of the mutexes' owners, for a while. 0, -EAGAIN: look at the word;
+ * -ETIMEDOUT: nothing came; -EINTR. */
+static int doze(const struct wait *wait, uint32_t number)
+{
+    struct futex_sleep sleeps[FUTEX_SLEEP_MAX];
+    uint32_t count = 1;
+    uint64_t interval_ns = LOOK_INTERVAL_NS;
+    uint64_t until_ns;
+    int rc;
+
+    sleeps[0] = (struct futex_sleep){&segment_thread(wait->ns, wait->self->slot)->word, number};
+    for (uint32_t i = 0; i < wait->count; i++) {
+        struct ss_state state;
+        shared32 *liveness;
+        uint32_t expected;
+
+        if (wait->kinds[i] != SS_MUTEX)
+            continue;
+        interval_ns = LOOK_INTERVAL_OWNED_NS; /* the owner may change, and the kernel wakes one sleeper per death */
+        handoff_peek(wait->objects[i], SS_MUTEX, &state);
+        if (state.owner == 0 || state.owner == wait->self->id || owner_slot(state.owner) >= wait->ns->geometry.threads)
+            continue;
+        liveness = robust_word(&segment_thread(wait->ns, owner_slot(state.owner))->liveness);
+        expected = owner_watch(liveness);
+        if (expected == 0)
+            return -ETIMEDOUT; /* dead already, or no longer the owner: to be looked at now */
+        sleeps[count++] = (struct futex_sleep){liveness, expected};
+    }
+    until_ns = clock_now_ns() + interval_ns;
+    if (until_ns > wait->deadline_ns)
+        until_ns = wait->deadline_ns;
+    rc = count == 1 ? -ENOSYS : futex_waitv(sleeps, count, until_ns);
+    return rc == -ENOSYS ? futex_wait(sleeps[0].word, number, until_ns) : rc;
+}
+
+/* A waker may have died, and so may an owner. 0 or -EBADMSG. */
+static int look_again(const struct wait *wait)
+{
+    struct slow slow;
+    int rc = enter(&slow, wait->ns); /* recovers, if the last holder died in it */
+
+    if (rc < 0)
+        return rc == -EINTR ? 0 : rc; /* a living holder will finish */
+    rc = abandon_owned_by_dead(wait);
+    finish(&slow);
+    return rc < 0 ? rc : 0;
+}
+
+/* The wait ends with `why`, unless it already has a result. */
+static int give_up(struct wait *wait, uint32_t number, int why)
+{
+    struct thread_slot *thread = segment_thread(wait->ns, wait->self->slot);
+    struct slow slow;
+    int rc = enter(&slow, wait->ns);
+
+    if (rc == -EINTR) /* somebody is stopped in there: who goes on takes our entries out */
+        return collect(wait, cas32_acq_rel(&thread->word, number, number | GONE)) ? 0 : why;
+    if (rc < 0)
+        return rc;
+    if (why == -ETIMEDOUT)
+        rc = abandon_owned_by_dead(wait);
+    if (rc >= 0 && (own_word(wait) & RESULT_MASK) == 0) {
+        rc = handoff_leave_queues(wait->ns, wait->self->slot);
+        undo_commit(wait->ns);
+    }
+    finish(&slow);
+    if (collect(wait, own_word(wait)))
+        return 0;
+    return rc < 0 ? rc : why;
+}
+
+static int sleep_until_served(struct wait *wait, uint32_t number)
+{
+    while (!collect(wait, own_word(wait))) {
+        int rc = doze(wait, number);
+
+        if (rc == -EINTR)
+            return give_up(wait, number, rc);
+        if (rc != -ETIMEDOUT)
+            continue;
+        if (clock_now_ns() >= wait->deadline_ns)
+            return give_up(wait, number, rc);
+        rc = look_again(wait);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* The gate could not be had. -ETIMEDOUT if that has been so for long, and the wait's time is up. */
+static int stuck(const struct wait *wait)
+{
+    uint64_t now_ns = clock_now_ns();
+
+    if (*wait->stuck_since_ns == 0)
+        *wait->stuck_since_ns = now_ns;
+    return now_ns >= wait->deadline_ns && now_ns - *wait->stuck_since_ns > PATIENCE_NS ? -ETIMEDOUT : -EINTR;
+}
+
+/* Takes, queues up or gives up. 0, -ETIMEDOUT, -EBADMSG; -EAGAIN: it is queued, under *number. Gate held. */
+static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
+{
+    uint32_t index;
+    int rc = 0;
+
+    if (load32_relaxed(&segment_thread(wait->ns, wait->self->slot)->wait_kind) != SS_WAIT_NONE)
+        rc = remove_gone(wait->ns, wait->self->slot);
+    if (rc < 0)
+        return rc;
+    do {
+        index = look(slow, wait);
+        if (index != SS_NONE) {
+            take_at_once(wait, index);
+            return 0;
+        }
+        rc = abandon_owned_by_dead(wait);
+    } while (rc > 0);
+    if (rc == 0 && wait->deadline_ns == 0)
+        rc = -ETIMEDOUT;
+    if (rc < 0)
+        return rc;
+    *number = queue_up(wait);
+    return -EAGAIN;
+}
+
+static int wait_slow(struct wait *wait)
+{
+    struct slow slow;
+    uint32_t number = 0;
+    int rc = enter(&slow, wait->ns);
+
+    if (rc == -EINTR)
+        return stuck(wait);
+    if (rc < 0)
+        return rc;
+    rc = decide(&slow, wait, &number);
+    finish(&slow);
+    return rc == -EAGAIN ? sleep_until_served(wait, number) : rc;
+}
+
+static int handoff_wait_any(struct wait *wait)
+{
+    return take_first(wait) ? 0 : wait_slow(wait);
+}
+
+static int handoff_wait_all(struct wait *wait)
+{
+    return wait->count == 1 && take_first(wait) ? 0 : wait_slow(wait);
+}
+
+/* ---- recovery ---- */
+
+/* The object with that index, if a dead holder of the gate has left it captured; else NULL. */
+static struct object *left_captured(struct ss_namespace *ns, uint32_t index)
+{
+    struct object *object = segment_object(ns, index);
+
+    return load64_relaxed(&object->word) & CAPTURED && kind_of(object) != SS_FREE ? object : NULL;
+}
+
+static int handoff_recover(struct ss_namespace *ns)
+{
+    uint32_t objects = segment_bounded(&segment_control(ns)->objects_fresh, ns->geometry.capacity);
+    uint32_t threads = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
+    struct slow slow;
+    int rc = 0;
+
+    begin(&slow, ns);
+    for (uint32_t slot = 0; slot < threads; slot++) { /* first: it may put something back, to be settled */
+        if (load32_relaxed(&segment_thread(ns, slot)->state) == SS_SLOT_USED)
+            publish(&slow, slot);
+    }
+    for (uint32_t i = 0; i < objects && rc == 0; i++) {
+        if (left_captured(ns, i) != NULL)
+            rc = settle(&slow, segment_object(ns, i));
+    }
+    if (rc == 0)
+        end_pulse(ns);
+    for (uint32_t i = 0; i < objects && rc == 0; i++) {
+        if (left_captured(ns, i) != NULL)
+            give_free(segment_object(ns, i));
+    }
+    wake_served(&slow);
+    return rc;
+}
+
+static int handoff_probe(void)
+{
+    return 0; /* futex_waitv, where the kernel has it, only brings quicker news of a death */
+}
+
+const struct engine engine_handoff = {
+    .id = SS_ENGINE_HANDOFF,
+    .sweeps = false,
+    .probe = handoff_probe,
+    .init = handoff_init,
+    .peek = handoff_peek,
+    .read = handoff_read,
+    .semaphore_release = handoff_semaphore_release,
+    .mutex_unlock = handoff_mutex_unlock,
+    .event_set = handoff_event_set,
+    .event_reset = handoff_event_reset,
+    .event_pulse = handoff_event_pulse,
+    .wait_any = handoff_wait_any,
+    .wait_all = handoff_wait_all,
+    .mutex_kill = handoff_mutex_kill,
+    .give_back = handoff_give_back,
+    .leave_queues = handoff_leave_queues,
+    .recover = handoff_recover,
+};
