@@ -709,12 +709,16 @@ static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t
 {
     int rc;
 
-    if (!handoff_peek(object, kind, state))
+    if (!handoff_peek(object, kind, state) && state->owner == 0)
         return 0;
-    rc = gate_lock(ns); /* what it says could be undone */
+    rc = gate_lock(ns); /* what it says could be undone, and an owner may be dead */
     if (rc < 0)
         return rc;
     handoff_peek(object, kind, state);
+    if (state->owner != 0 && !owner_is_alive(ns, state->owner)) {
+        handoff_mutex_kill(ns, object, state->owner);
+        handoff_peek(object, kind, state);
+    }
     gate_unlock(ns);
     return 0;
 }
