@@ -6,9 +6,15 @@
  * order of conflicting steps has been seen.
  *
  * What the theory calls a process is a thread here. Two kinds of transition come from outside: the deadline of a
- * sleeping thread may come, and a thread may be killed. Others can take them away (a wake ends the sleep, the
+ * sleeping thread's call may come, and a thread may be killed. Others can take them away (a wake ends the sleep, the
  * thread takes its step instead of dying before it), so they are noted wherever they were possible and conflict
  * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
+ *
+ * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is quiet:
+ * nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two. After
+ * each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up shows
+ * as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look again
+ * after a kill, the kills are run from there too.
  *
  * EXPLORE_BOUNDED runs every schedule with at most so many preemptions, without reduction: for programs that have
  * too many. EXPLORE_RANDOM runs random ones from a seed.
@@ -21,10 +27,11 @@
 #include "scheduler.h"
 
 #define DEPTH_MAX 4096
-#define KINDS 3
+#define KINDS 4
 #define OUTCOMES_MAX 65536
 /* A transition's place in a set: bit `kind * threads + thread`. */
 typedef uint32_t set;
+#define NOTHING 0xffffffffu /* chosen in a frame in which nothing was done yet */
 
 struct frame {
     set enabled;
@@ -34,6 +41,7 @@ struct frame {
     uint32_t chosen;
     uint32_t kills_left;
     uint32_t preemptions_left;
+    uint32_t relooks_left[STEP_THREADS_MAX];
     struct touch touch[KINDS * STEP_THREADS_MAX]; /* of the enabled, and of blocked threads' steps */
     set known;   /* which of `touch` are filled in */
     uint32_t clock[STEP_THREADS_MAX]; /* of the chosen one: how much of each thread comes before it */
@@ -70,24 +78,35 @@ static uint32_t kind_of(uint32_t transition)
 
 static set bit(uint32_t transition)
 {
-    return 1u << transition;
+    return transition == NOTHING ? 0 : 1u << transition;
+}
+
+static set of_kind(set transitions, uint32_t kind)
+{
+    return transitions & ((1u << threads) - 1) << kind * threads;
 }
 
 static set steps_of(set transitions)
 {
-    return transitions & ((1u << threads) - 1);
+    return of_kind(transitions, SCHED_STEP);
 }
 
 static set kills_of(set transitions)
 {
-    return transitions & ~((1u << 2 * threads) - 1);
+    return of_kind(transitions, SCHED_KILL);
+}
+
+static set relooks_of(set transitions)
+{
+    return of_kind(transitions, SCHED_RELOOK);
 }
 
 /* ---- conflicts ---- */
 
 static bool conflict(const struct touch *a, const struct touch *b)
 {
-    if (a->thread == b->thread || (a->kind == SCHED_KILL && b->kind == SCHED_KILL))
+    if (a->thread == b->thread || (a->kind == SCHED_KILL && b->kind == SCHED_KILL) ||
+        a->kind == SCHED_RELOOK || b->kind == SCHED_RELOOK)
         return true;
     for (uint32_t i = 0; i < a->count; i++) {
         for (uint32_t j = 0; j < b->count; j++) {
@@ -100,13 +119,35 @@ static bool conflict(const struct touch *a, const struct touch *b)
 
 /* ---- looking at the program where it stands ---- */
 
+/* Is there nothing left but kills? */
+static bool is_quiet(const struct frame *frame)
+{
+    return (frame->enabled & ~kills_of(frame->enabled)) == 0;
+}
+
+static void look_for_relooks(struct frame *frame)
+{
+    set offered = 0;
+
+    for (uint32_t t = 0; t < threads; t++) {
+        uint32_t transition = SCHED_RELOOK * threads + t;
+
+        if (frame->relooks_left[t] == 0 || !sched_can(t, SCHED_RELOOK))
+            continue;
+        offered |= bit(transition);
+        sched_touch(t, SCHED_RELOOK, &frame->touch[transition]);
+    }
+    frame->enabled |= offered;
+    frame->known |= offered;
+}
+
 static void look(struct frame *frame)
 {
     struct sched_thread_view view;
 
     frame->enabled = frame->known = 0;
     for (uint32_t t = 0; t < threads; t++) {
-        for (uint32_t kind = 0; kind < KINDS; kind++) {
+        for (uint32_t kind = 0; kind < SCHED_RELOOK; kind++) {
             uint32_t transition = kind * threads + t;
             bool can = sched_can(t, kind);
 
@@ -121,6 +162,8 @@ static void look(struct frame *frame)
             }
         }
     }
+    if (is_quiet(frame))
+        look_for_relooks(frame);
 }
 
 /* ---- happens-before: clocks[t] is how far thread t has seen each other thread ---- */
@@ -143,6 +186,8 @@ static void advance_clocks(uint32_t depth)
     }
     mine[touch->thread] = depth + 1;
     memcpy(frame->clock, mine, sizeof frame->clock);
+    for (uint32_t t = 0; touch->kind == SCHED_RELOOK && t < threads; t++)
+        memcpy(clocks[t], mine, sizeof clocks[t]); /* it comes after all that was and before all that follows */
 }
 
 static bool before_thread(uint32_t i, uint32_t thread)
@@ -231,13 +276,12 @@ static bool choose_first(uint32_t depth)
 {
     struct frame *frame = &frames[depth];
     set candidates = frame->enabled & ~frame->sleeping;
+    set calm = candidates & ~kills_of(candidates);
     set going_on = candidates & unpreempted(depth);
 
     frame->done = 0;
     if (config->method == EXPLORE_RANDOM) {
         /* A kill now and then, or every thread would be dead before it began. */
-        set calm = candidates & ~kills_of(candidates);
-
         frame->chosen = choose_random(calm != 0 && next_random() % 32 != 0 ? calm : candidates);
         frame->todo = bit(frame->chosen);
         return true;
@@ -246,12 +290,24 @@ static bool choose_first(uint32_t depth)
         return false;
     if (config->method == EXPLORE_BOUNDED && frame->preemptions_left == 0 && going_on != 0)
         candidates = going_on | (candidates & ~steps_of(candidates));
-    frame->chosen = lowest(going_on != 0 ? going_on : candidates);
-    frame->todo = config->method == EXPLORE_BOUNDED ? candidates : bit(frame->chosen);
+    frame->chosen = lowest(going_on != 0 ? going_on : calm != 0 ? calm : candidates);
+    frame->todo = config->method == EXPLORE_BOUNDED ? candidates : bit(frame->chosen) | relooks_of(candidates);
     return true;
 }
 
 /* ---- one schedule ---- */
+
+/* Who may look again how often, after what was chosen in the frame before. */
+static void inherit_relooks(struct frame *frame, const struct frame *previous)
+{
+    for (uint32_t t = 0; t < threads; t++) {
+        frame->relooks_left[t] = previous->relooks_left[t];
+        if (kind_of(previous->chosen) == SCHED_KILL)
+            frame->relooks_left[t] = config->relooks;
+    }
+    if (kind_of(previous->chosen) == SCHED_RELOOK)
+        frame->relooks_left[thread_of(previous->chosen)]--;
+}
 
 static void inherit(uint32_t depth)
 {
@@ -263,12 +319,14 @@ static void inherit(uint32_t depth)
         frame->kills_left = config->kills;
         frame->preemptions_left = config->preemptions;
         frame->sleeping = 0;
+        memset(frame->relooks_left, 0, sizeof frame->relooks_left);
         return;
     }
     preempted = kind_of(previous->chosen) == SCHED_STEP && depth > 1 && (previous->enabled & unpreempted(depth - 1)) &&
                 thread_of(previous->chosen) != thread_of(frames[depth - 2].chosen);
     frame->kills_left = previous->kills_left - (kind_of(previous->chosen) == SCHED_KILL);
     frame->preemptions_left = previous->preemptions_left - (preempted && previous->preemptions_left > 0);
+    inherit_relooks(frame, previous);
     frame->sleeping = 0;
     if (config->method != EXPLORE_REDUCED)
         return;
@@ -281,10 +339,32 @@ static void inherit(uint32_t depth)
 
 enum run_end { RUN_COMPLETE, RUN_CUT, RUN_ENDLESS };
 
-/* Is there anything left that is not a kill of an idle thread? */
-static bool is_over(const struct frame *frame)
+/* The kills that could still change something though the program is quiet: somebody else would look again. */
+static set late_kills(const struct frame *frame)
 {
-    return (frame->enabled & ~kills_of(frame->enabled)) == 0;
+    set lookers = 0, found = 0;
+
+    for (uint32_t t = 0; config->relooks > 0 && t < threads; t++) {
+        if (sched_can(t, SCHED_RELOOK))
+            lookers |= bit(t);
+    }
+    for (uint32_t t = 0; t < threads; t++) {
+        if (lookers & ~bit(t))
+            found |= frame->enabled & bit(SCHED_KILL * threads + t);
+    }
+    return found & ~frame->sleeping;
+}
+
+/* The program is quiet, and may be left at that. True: it is to go on with a kill. */
+static bool goes_on_with_a_kill(struct frame *frame)
+{
+    frame->chosen = NOTHING;
+    frame->done = 0;
+    frame->todo = late_kills(frame);
+    if (config->method != EXPLORE_RANDOM || frame->todo == 0 || next_random() % 2 == 0)
+        return false;
+    frame->chosen = choose_random(frame->todo);
+    return true;
 }
 
 /* Runs one schedule: the first `prefix` choices as they stand, then new ones. */
@@ -303,10 +383,12 @@ static enum run_end run(uint32_t prefix, uint32_t *depth_out)
         if (depth >= prefix) {
             inherit(depth);
             look(frame);
-            if (is_over(frame))
-                return RUN_COMPLETE;
-            if (!choose_first(depth))
+            if (is_quiet(frame)) {
+                if (!goes_on_with_a_kill(frame))
+                    return RUN_COMPLETE;
+            } else if (!choose_first(depth)) {
                 return RUN_CUT;
+            }
             for (uint32_t t = 0; config->method == EXPLORE_REDUCED && t < threads; t++) {
                 if (frame->known & bit(t))
                     note_races_of(depth, t);
@@ -361,7 +443,8 @@ int explore_outcome(uint32_t number, struct explore_outcome *out)
 
 /* ---- the search ---- */
 
-/* The deepest frame with something left to run: makes it the chosen one. Returns the new prefix, 0 at the end. */
+/* The deepest of the first `depth` frames with something left to run: makes that the chosen one. Returns the new
+ * prefix, 0 at the end. */
 static uint32_t backtrack(uint32_t depth)
 {
     while (depth-- > 0) {
@@ -419,7 +502,7 @@ int explore(const struct explore_config *wanted, struct explore_result *out)
             result->longest = depth;
         if (config->method == EXPLORE_RANDOM)
             continue;
-        prefix = backtrack(depth);
+        prefix = backtrack(depth + (end == RUN_COMPLETE)); /* a quiet frame may have kills left to run */
         if (prefix == 0 && rc == 0) {
             result->exhausted = 1;
             break;

@@ -25,6 +25,7 @@ int sched_trylock(robust_mutex *m);
 int sched_unlock(robust_mutex *m);
 int sched_consistent(robust_mutex *m);
 uint32_t sched_tid(uint32_t thread);
+uint64_t sched_now_ns(void);
 bool sched_is_free_running(void);
 
 /* What a transition touches, to tell whether two of them commute. */
@@ -39,7 +40,7 @@ struct touch {
 
 void sched_touch(uint32_t thread, uint32_t kind, struct touch *out);
 uint32_t sched_threads(void);
-/* A digest of how the program has ended: history, results, states, words of the objects. */
+/* A digest of how the program has ended: history, results, states of threads and objects. */
 uint64_t sched_digest(void);
 
 #endif

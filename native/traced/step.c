@@ -208,7 +208,7 @@ int futex_waitv_probe(void)
 
 uint64_t clock_now_ns(void)
 {
-    return step_self() != 0 ? NS_PER_SECOND : real_now_ns();
+    return step_self() != 0 ? sched_now_ns() : real_now_ns();
 }
 
 uint32_t thread_number(void)
