@@ -10,8 +10,8 @@
  * thread takes its step instead of dying before it), so they are noted wherever they were possible and conflict
  * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
  *
- * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is quiet:
- * nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two. After
+ * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is
+ * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two. After
  * each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up shows
  * as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look again
  * after a kill, the kills are run from there too.

@@ -244,6 +244,8 @@ class Explainer:
         if not set(self.ended_at) <= at.done or not self._states_agree(at.model):
             return False
         for number, state in enumerate(self.ending.states):
+            if state in (State.DEAD, State.ENDED) and (number, -1) not in at.done:
+                return False
             call = self._next_call(at, number)
             if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
                 return False
