@@ -34,7 +34,6 @@
 #define STACK_BYTES (128 * 1024)
 #define OPS_MAX 16
 #define EVENTS_MAX (2 * OPS_MAX * STEP_THREADS_MAX)
-#define HELD_MAX 8
 #define MUTEXES_MAX 32
 
 struct mutex_state {
@@ -59,7 +58,7 @@ struct thread {
     uint64_t deadline_ns; /* of its sleep */
     bool late;           /* the deadline of its call has come */
     int woken;           /* what its sleep will return */
-    robust_mutex *held[HELD_MAX];
+    robust_mutex *held[SCHED_HELD_MAX];
     uint32_t held_count;
     uint32_t op;
     uint32_t op_count;
@@ -356,7 +355,7 @@ int sched_trylock(robust_mutex *m)
         return -ENOTRECOVERABLE;
     if (is_held(m))
         return -EBUSY;
-    if (self->held_count == HELD_MAX)
+    if (self->held_count == SCHED_HELD_MAX)
         abort();
     *lock_word(m) = sched_tid(running - 1) | (*lock_word(m) & ROBUST_WAITERS);
     self->held[self->held_count++] = m;
@@ -414,6 +413,11 @@ static bool stands_before_a_held_lock(const struct thread *thread)
 {
     return thread->state == SCHED_READY && thread->site != NULL && thread->site->op == STEP_LOCK &&
            is_held((robust_mutex *)(uintptr_t)thread->address);
+}
+
+bool sched_is_before_a_step(uint32_t number)
+{
+    return threads[number].state == SCHED_READY;
 }
 
 int sched_can(uint32_t number, uint32_t kind)
@@ -530,30 +534,23 @@ int sched_event(uint32_t number, struct sched_event *out)
 
 /* ---- what a transition touches ---- */
 
-static void touch_add(struct touch *out, const void *address, bool writes)
+uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHED_MAX])
 {
-    if (out->count == TOUCH_MAX)
-        abort(); /* programs of the explorer have at most three objects */
-    out->address[out->count] = address;
-    out->writes[out->count++] = writes;
-}
-
-void sched_touch(uint32_t number, uint32_t kind, struct touch *out)
-{
+    static const char kills = 0; /* as if each kill wrote it: they conflict with each other */
     const struct thread *thread = &threads[number];
+    uint32_t count = 0;
 
-    out->thread = number;
-    out->kind = kind;
-    out->count = 0;
     if (kind == SCHED_KILL) {
+        out[count++] = (struct touched){&kills, true};
         for (uint32_t i = 0; i < thread->held_count; i++)
-            touch_add(out, thread->held[i], true);
-    } else if (kind == SCHED_TIMEOUT || thread->site->op == STEP_SLEEP) {
+            out[count++] = (struct touched){thread->held[i], true};
+    } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
-            touch_add(out, thread->sleeps[i].word, false);
-    } else if (thread->address != NULL) {
-        touch_add(out, thread->address, thread->writes);
+            out[count++] = (struct touched){thread->sleeps[i].word, false};
+    } else if (kind == SCHED_STEP && thread->address != NULL) {
+        out[count++] = (struct touched){thread->address, thread->writes};
     }
+    return count;
 }
 
 /* ---- beginning and ending ---- */
