@@ -66,7 +66,7 @@ struct thread {
     struct sched_result results[OPS_MAX];
 };
 
-static struct thread threads[STEP_THREADS_MAX];
+static struct thread threads[STEP_THREADS_MAX + 1];
 static uint32_t thread_count;
 static uint32_t running; /* number + 1 of the thread that runs; 0: the scheduler */
 static jmp_buf scheduler;
@@ -550,6 +550,9 @@ uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHE
         out[count++] = (struct touched){&kills, true};
         for (uint32_t i = 0; i < thread->held_count; i++)
             out[count++] = (struct touched){thread->held[i], true};
+        /* A wake of few may mean it, or somebody else if it is dead. */
+        for (uint32_t i = 0; thread->state == SCHED_SLEEPING && i < thread->sleep_count; i++)
+            out[count++] = (struct touched){thread->sleeps[i].word, false};
     } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
@@ -622,6 +625,23 @@ static void register_threads(void)
         running = i + 1;
         if (owner_register(segment, &self) < 0)
             abort();
+    }
+    running = 0;
+    free_running = false;
+}
+
+/* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
+ * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
+void sched_visit(void)
+{
+    struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */
+
+    free_running = true;
+    running = STEP_THREADS_MAX + 1;
+    visitor->held_count = 0;
+    if (gate_lock(segment) == 0) {
+        owner_reap_threads(segment);
+        gate_unlock(segment);
     }
     running = 0;
     free_running = false;

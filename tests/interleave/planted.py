@@ -23,7 +23,7 @@ def explored(program: str, options: dict[str, Any]) -> dict[str, object]:
         PROGRAMS[program](stage)
         stage.start()
         found = explore(stage, **options)
-        failed = failures(stage, found, lazy_reaping=True)
+        failed = failures(stage, found)
         text = report(program, stage, *failed[0]) if failed else ""
         endings = [
             [to_text(each.schedule), [[r and r[0] for r in rs] for rs in each.ending.results]]

@@ -193,6 +193,13 @@ def alert_against_object(stage: Stage) -> None:
     stage.thread("C", release(s))
 
 
+def two_sweepers(stage: Stage) -> None:
+    """Two sweepers, one after the other behind the gate."""
+    stage.mutex("M")
+    stage.thread("A", sweep())
+    stage.thread("B", sweep())
+
+
 def five_at_two_semaphores(stage: Stage) -> None:
     """Five threads and two semaphores: more schedules than can all be run."""
     s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
@@ -243,5 +250,6 @@ PROGRAMS: dict[str, Program] = {
     **FAULTY,
     "owner_dies": owner_dies,
     "owner_dies_unswept": owner_dies_unswept,
+    "two_sweepers": two_sweepers,
     "five_at_two_semaphores": five_at_two_semaphores,
 }

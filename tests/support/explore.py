@@ -113,10 +113,11 @@ def look(stage: Stage) -> Ending:
 
 
 def replay(stage: Stage, schedule: Schedule) -> Ending:
-    """Runs one schedule from the beginning."""
+    """Runs one schedule from the beginning, after which somebody comes by who recovers and reaps."""
     lib.sched_restart()
     for number, grant in schedule:
         assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
+    lib.sched_visit()
     return look(stage)
 
 
@@ -211,18 +212,12 @@ class Explainer:
 
     ``queued``: waits queue in the model in the order of their instants, so that who came first is
     served first. Without it a wait that returned is one instant at which it could take its objects:
-    all that can be asked of an engine without queues.
+    all that can be asked of an engine without queues."""
 
-    ``lazy_reaping``: a mutex may still be a dead thread's at the end, if nobody sleeps waiting for
-    it: the engine finds out when somebody next wants it."""
-
-    def __init__(
-        self, stage: Stage, ending: Ending, *, queued: bool, lazy_reaping: bool = False
-    ) -> None:
+    def __init__(self, stage: Stage, ending: Ending, *, queued: bool) -> None:
         self.stage = stage
         self.ending = ending
         self.queued = queued
-        self.lazy_reaping = lazy_reaping
         self.begun_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if not e.ends}
         self.ended_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if e.ends}
         self.seen: set[str] = set()
@@ -361,27 +356,9 @@ class Explainer:
                 agrees = (state.owner, state.count) == (says.owner, says.count)
             else:
                 agrees = state.owner is None and state.abandoned == says.abandoned
-                agrees = agrees or (says.abandoned and self._is_yet_to_be_reaped(number))
             if not agrees:
                 return False
         return True
-
-    def _is_yet_to_be_reaped(self, number: int) -> bool:
-        """Is the mutex still a dead thread's, and may it be?"""
-        _, state = self.ending.objects[number]
-        if not self.lazy_reaping or state.owner is None or state.owner < 0:
-            return False
-        if self.ending.states[state.owner] not in (State.DEAD, State.ENDED):
-            return False
-        return not any(self._sleeps_on(each, number) for each in range(len(self.ending.states)))
-
-    def _sleeps_on(self, thread: int, number: int) -> bool:
-        """Does the thread sleep at the end in a wait for that object?"""
-        if self.ending.states[thread] is not State.SLEEPING:
-            return False
-        results = self.ending.results[thread]
-        call = self.stage.threads[thread].calls[results.index(None)]
-        return self.stage.objects[number] in (*call.objects, call.alert)
 
 
 def _agrees(got: Any, result: tuple[int, int, int]) -> bool:
@@ -417,17 +394,15 @@ def initial_model(stage: Stage) -> Model:
 
 
 def failures(
-    stage: Stage, found: Exploration, *, queued: bool = False, lazy_reaping: bool = False
+    stage: Stage, found: Exploration, *, queued: bool = False
 ) -> list[tuple[str, Outcome]]:
     """The endings that nothing explains: endless ones, and those that the model contradicts. What
-    ``queued`` and ``lazy_reaping`` ask of the engine, ``Explainer`` says."""
+    ``queued`` asks of the engine, ``Explainer`` says."""
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:
             wrong.append(("it never ends", outcome))
-        elif not Explainer(
-            stage, outcome.ending, queued=queued, lazy_reaping=lazy_reaping
-        ).explains():
+        elif not Explainer(stage, outcome.ending, queued=queued).explains():
             wrong.append(("the model cannot explain it", outcome))
     return wrong
 
