@@ -632,19 +632,22 @@ static void register_threads(void)
 
 /* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
  * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
-void sched_visit(void)
+int sched_visit(void)
 {
     struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */
+    int rc;
 
     free_running = true;
     running = STEP_THREADS_MAX + 1;
     visitor->held_count = 0;
-    if (gate_lock(segment) == 0) {
+    rc = gate_lock(segment);
+    if (rc == 0) {
         owner_reap_threads(segment);
         gate_unlock(segment);
     }
     running = 0;
     free_running = false;
+    return rc;
 }
 
 /* Back to the beginning of the program: every thread before its first step. */

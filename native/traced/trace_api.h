@@ -111,8 +111,8 @@ void sched_state(uint32_t index, struct ss_state *out);
 uint32_t sched_owner_id(uint32_t thread);
 uint32_t sched_events(void);
 int sched_event(uint32_t number, struct sched_event *out);
-/* When the program is over: recovers and reaps, as the next one who comes does. */
-void sched_visit(void);
+/* When the program is over: recovers and reaps, as the next one who comes does. -errno if the gate cannot be had. */
+int sched_visit(void);
 void sched_end(void);
 
 /* ---- the explorer: all schedules of a program (explore.c) ---- */

@@ -6,10 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shmsync_tools.stage import (
@@ -29,7 +26,7 @@ from shmsync_tools.stage import (
 from shmsync._traced import lib
 
 from ..mending.mends import Mend
-from ..mending.workshop import ROOT, Workshop
+from ..mending.workshop import Workshop
 from ..support.explore import (
     Ending,
     Explainer,
@@ -41,6 +38,7 @@ from ..support.explore import (
     replay,
     to_text,
 )
+from .planted import planted_explored
 from .programs import PROGRAMS, Program
 
 #: Programs small enough for every schedule to be run without reduction.
@@ -323,34 +321,12 @@ def test_there_are_kept_schedules() -> None:
 # ---- planted faults ----
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """The objects of the traced module, to plant faults in."""
-    return Workshop(tmp_path_factory.mktemp("planted"))
-
-
-def planted_explored(module: Path, program: str, **options: object) -> dict[str, Any]:
-    """What ``tests.interleave.planted`` says of a program."""
-    command = [sys.executable, "-m", "tests.interleave.planted", str(module), program]
-    done = subprocess.run(
-        [*command, json.dumps(options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
     program, planted = PLANTED[fault]
     module = workshop.build(fault.replace(" ", "-"), planted)
-    report = planted_explored(module, program)
+    report = planted_explored(module, "fsync", program)
     assert report["failures"], f"{fault}: not found in {report['schedules']} schedules"
     print(f"{fault}: {report['first']}")
 
@@ -367,7 +343,7 @@ def bounded(workshop: Workshop) -> Path:
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("method", [{}, {"preemptions": 2}, {"random": 2000, "seed": 1}])
 def test_a_thread_looks_again_after_a_kill(bounded: Path, method: dict[str, int]) -> None:
-    found = planted_explored(bounded, "owner_dies_unswept", kills=1, **method)
+    found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, **method)
     print(f"{method}: {found['schedules']} schedules, {len(found['endings'])} endings")
     assert not found["failures"], found["first"]
     late = [schedule for schedule, _ in found["endings"] if "r" in schedule]
@@ -384,7 +360,7 @@ def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
     """As for the other programs, with a second kill after which they may look again once more."""
 
     def results(**options: int) -> set[str]:
-        found = planted_explored(bounded, "owner_dies_unswept", kills=2, **options)
+        found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=2, **options)
         assert found["exhausted"]
         return {json.dumps(results) for _, results in found["endings"]}
 
@@ -393,7 +369,7 @@ def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
 
 @pytest.mark.seconds(120)
 def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
-    found = planted_explored(bounded, "owner_dies_unswept", kills=1, relooks=0)
+    found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, relooks=0)
     assert found["exhausted"]
     assert found["failures"]
     assert not any("r" in schedule for schedule, _ in found["endings"])
@@ -410,7 +386,7 @@ def test_looking_again_does_not_heal_a_lost_wake(workshop: Workshop) -> None:
 
 @pytest.mark.seconds(120)
 def test_the_deadline_of_a_call_ends_a_bounded_sleep(bounded: Path) -> None:
-    found = planted_explored(bounded, "set_against_timeout")
+    found = planted_explored(bounded, "fsync", "set_against_timeout")
     assert not found["failures"], found["first"]
     assert {results[0][0] for _, results in found["endings"]} == {0, -errno.ETIMEDOUT}
     assert all(("t" in s) == (r[0][0] != 0) for s, r in found["endings"])

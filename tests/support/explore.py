@@ -18,13 +18,16 @@ import copy
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, ObjectState, Stage, State
 
 from shmsync._traced import ffi, lib
+from shmsync.engine import Semantics, by_name
 
 from ..model import BLOCKED, Model, RefusedError
+from .checkers import Image, path_of, problems
 
 #: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k 0r".
 Schedule = tuple[tuple[int, Grant], ...]
@@ -60,13 +63,15 @@ class Event:
 @dataclass(frozen=True)
 class Ending:
     """How a program ended: its history, what the calls returned (None: they have not), where the
-    threads stand, and the states of the objects."""
+    threads stand, and the states of the objects. ``problems``: what the checker of
+    segments has found, once somebody had recovered and reaped."""
 
     events: tuple[Event, ...]
     results: tuple[tuple[tuple[int, int, int] | None, ...], ...]
     states: tuple[State, ...]
     objects: tuple[tuple[str, ObjectState], ...]
     endless: bool = False
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,14 @@ def look(stage: Stage) -> Ending:
 
 
 def replay(stage: Stage, schedule: Schedule) -> Ending:
-    """Runs one schedule from the beginning, after which somebody comes by who recovers and reaps."""
+    """Runs one schedule from the beginning. Then somebody comes by who recovers and reaps, and the
+    segment is checked (unless its gate is held by a thread that the schedule has left there)."""
     lib.sched_restart()
     for number, grant in schedule:
         assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
-    lib.sched_visit()
-    return look(stage)
+    at_rest = lib.sched_visit() == 0
+    wrong = problems(Image(Path(path_of(stage.name)).read_bytes())) if at_rest else []
+    return replace(look(stage), problems=tuple(wrong))
 
 
 def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
@@ -143,7 +150,7 @@ def explore(
     random: int | None = None,
     seed: int = 0,
     schedules_max: int = EXHAUSTIVE_MAX,
-    steps_max: int = 600,
+    steps_max: int = 3000,
     relooks: int = 2,
 ) -> Exploration:
     """Runs the schedules of the program on a started stage.
@@ -242,7 +249,8 @@ class Explainer:
             if state in (State.DEAD, State.ENDED) and (number, -1) not in at.done:
                 return False
             call = self._next_call(at, number)
-            if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
+            # Nobody sleeps who could go on, or whose wait is over.
+            if state is State.SLEEPING and (call is None or self._could_take(at, number, call)):
                 return False
         return True
 
@@ -393,15 +401,17 @@ def initial_model(stage: Stage) -> Model:
     return model
 
 
-def failures(
-    stage: Stage, found: Exploration, *, queued: bool = False
-) -> list[tuple[str, Outcome]]:
-    """The endings that nothing explains: endless ones, and those that the model contradicts. What
-    ``queued`` asks of the engine, ``Explainer`` says."""
+def failures(stage: Stage, found: Exploration) -> list[tuple[str, Outcome]]:
+    """The endings that nothing explains: endless ones, those that leave the segment wrong, and
+    those that the model contradicts. Of an engine that serves in the order of arrival it is asked
+    that it does."""
+    queued = Semantics.FIFO in by_name(stage.engine).semantics
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:
             wrong.append(("it never ends", outcome))
+        elif outcome.ending.problems:
+            wrong.append((", ".join(outcome.ending.problems), outcome))
         elif not Explainer(stage, outcome.ending, queued=queued).explains():
             wrong.append(("the model cannot explain it", outcome))
     return wrong
