@@ -130,7 +130,7 @@ struct explore_config {
     uint64_t schedules_max;  /* stop after so many */
     uint64_t seed;           /* EXPLORE_RANDOM */
     uint32_t steps_max;      /* a schedule of more steps counts as endless */
-    uint32_t relooks;        /* how often a thread may look again after a kill; before the first one it may not */
+    uint32_t relooks;        /* how often a thread may look again after each death; before the first it may not */
 };
 
 struct explore_result {
