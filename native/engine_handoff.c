@@ -725,28 +725,37 @@ static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t
 
 /* ---- waiting: what can be had at once ---- */
 
-/* Index 0 may be taken by one exchange. Looking at several objects one after the other is not one instant. */
-static bool take_first(struct wait *wait)
+/* Can nothing come of a poll that has found the first object not signaled? A mutex's owner may be dead. */
+static bool is_only_a_poll(const struct wait *wait)
+{
+    return wait->deadline_ns == 0 && wait->count == 1 && wait->alert == NULL && wait->kinds[0] != SS_MUTEX;
+}
+
+/* Index 0 may be taken without the gate, by one exchange, or by a look if nothing is to be taken from it. (Looking at
+ * several objects one after the other is not one instant.) 0, -ETIMEDOUT, or -EAGAIN: it takes the gate. */
+static int try_first(struct wait *wait)
 {
     struct object *object = wait->objects[0];
-    uint64_t word = load64_acquire(&object->word);
+    uint64_t word = load64_acquire(&object->word); /* pairs with the exchange of who signaled it */
 
-    while (!(word & FLAGS)) {
+    while (!(word & CAPTURED)) {
         struct ss_state state;
         uint64_t found;
 
         unpack(object, wait->kinds[0], word, &state);
         if (!ss_object_is_signaled(&state, wait->self->id))
-            return false;
+            return is_only_a_poll(wait) ? -ETIMEDOUT : -EAGAIN;
+        if (wait->kinds[0] == SS_MANUAL_EVENT)
+            return 0;
+        if (word & FLAGS)
+            return -EAGAIN;
         ss_object_take(&state, wait->self->id);
         found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word) {
-            wait->index = 0;
-            return true;
-        }
+        if (found == word)
+            return 0;
         word = found;
     }
-    return false;
+    return -EAGAIN;
 }
 
 /* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */
@@ -988,12 +997,14 @@ static int wait_slow(struct wait *wait)
 
 static int handoff_wait_any(struct wait *wait)
 {
-    return take_first(wait) ? 0 : wait_slow(wait);
+    int rc = try_first(wait);
+
+    return rc == -EAGAIN ? wait_slow(wait) : rc;
 }
 
 static int handoff_wait_all(struct wait *wait)
 {
-    return wait->count == 1 && take_first(wait) ? 0 : wait_slow(wait);
+    return wait->count == 1 ? handoff_wait_any(wait) : wait_slow(wait);
 }
 
 /* ---- recovery ---- */

@@ -17,22 +17,25 @@ from __future__ import annotations
 import copy
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, Stage, State
+from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, ObjectState, Stage, State
 
 from shmsync._traced import ffi, lib
+from shmsync.engine import Semantics, by_name
 
 from ..model import BLOCKED, Model, RefusedError
+from .checkers import Image, path_of, problems
 
-#: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k".
+#: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k 0r".
 Schedule = tuple[tuple[int, Grant], ...]
 
 #: The most schedules of an exhaustive search. Programs with more are searched up to a bound.
 EXHAUSTIVE_MAX = 10_000_000
 
-_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k"}
+_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k", Grant.RELOOK: "r"}
 _GRANTS = {sign: grant for grant, sign in _SIGNS.items()}
 
 
@@ -44,7 +47,7 @@ def to_text(schedule: Schedule) -> str:
 def from_text(text: str) -> Schedule:
     """The schedule that a line means."""
     return tuple(
-        (int(word.rstrip("tk")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
+        (int(word.rstrip("tkr")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
     )
 
 
@@ -60,13 +63,15 @@ class Event:
 @dataclass(frozen=True)
 class Ending:
     """How a program ended: its history, what the calls returned (None: they have not), where the
-    threads stand, and the words of the objects."""
+    threads stand, and the states of the objects. ``problems``: what the checker of
+    segments has found, once somebody had recovered and reaped."""
 
     events: tuple[Event, ...]
     results: tuple[tuple[tuple[int, int, int] | None, ...], ...]
     states: tuple[State, ...]
-    words: tuple[tuple[str, tuple[int, int]], ...]
+    objects: tuple[tuple[str, ObjectState], ...]
     endless: bool = False
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,16 +113,19 @@ def look(stage: Stage) -> Ending:
         )
         for thread in stage.threads
     )
-    words = tuple(stage.words().items())
-    return Ending(tuple(events), results, tuple(each.state for each in stage.threads), words)
+    objects = tuple(stage.states().items())
+    return Ending(tuple(events), results, tuple(each.state for each in stage.threads), objects)
 
 
 def replay(stage: Stage, schedule: Schedule) -> Ending:
-    """Runs one schedule from the beginning."""
+    """Runs one schedule from the beginning. Then somebody comes by who recovers and reaps, and the
+    segment is checked (unless its gate is held by a thread that the schedule has left there)."""
     lib.sched_restart()
     for number, grant in schedule:
         assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
-    return look(stage)
+    at_rest = lib.sched_visit() == 0
+    wrong = problems(Image(Path(path_of(stage.name)).read_bytes())) if at_rest else []
+    return replace(look(stage), problems=tuple(wrong))
 
 
 def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
@@ -129,7 +137,7 @@ def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
         )
         ending = replay(stage, schedule)
         if raw.endless:
-            ending = Ending(ending.events, ending.results, ending.states, ending.words, True)
+            ending = replace(ending, endless=True)
         yield Outcome(ending, schedule, raw.count)
 
 
@@ -142,14 +150,16 @@ def explore(
     random: int | None = None,
     seed: int = 0,
     schedules_max: int = EXHAUSTIVE_MAX,
-    steps_max: int = 600,
+    steps_max: int = 3000,
+    relooks: int = 2,
 ) -> Exploration:
     """Runs the schedules of the program on a started stage.
 
     All of them, reduced; or with ``preemptions`` all with at most so many, unreduced; or with
     ``random`` so many random ones from ``seed``. ``kills`` of the ``killable`` threads may be
-    killed, at any instant. A schedule of more than ``steps_max`` steps is cut off and called
-    endless."""
+    killed, at any instant; after each kill, and once nobody can go on by himself, each thread's
+    bounded sleep may end ``relooks`` times. A schedule of more than ``steps_max`` steps is cut off
+    and called endless."""
     method, name = lib.EXPLORE_REDUCED, "partial order reduction"
     if preemptions is not None:
         method, name = lib.EXPLORE_BOUNDED, f"at most {preemptions} preemptions"
@@ -163,6 +173,7 @@ def explore(
     config.schedules_max = schedules_max
     config.seed = seed
     config.steps_max = steps_max
+    config.relooks = relooks
     result = ffi.new("struct explore_result *")
     code = lib.explore(config, result)
     assert code == 0, f"the search failed: {errno.errorcode.get(-code, code)}"
@@ -232,11 +243,14 @@ class Explainer:
         return any(self._search(after) for after in self._moves(at))
 
     def _is_the_end(self, at: _Search) -> bool:
-        if not set(self.ended_at) <= at.done or not self._words_agree(at.model):
+        if not set(self.ended_at) <= at.done or not self._states_agree(at.model):
             return False
         for number, state in enumerate(self.ending.states):
+            if state in (State.DEAD, State.ENDED) and (number, -1) not in at.done:
+                return False
             call = self._next_call(at, number)
-            if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
+            # Nobody sleeps who could go on, or whose wait is over.
+            if state is State.SLEEPING and (call is None or self._could_take(at, number, call)):
                 return False
         return True
 
@@ -338,17 +352,19 @@ class Explainer:
         if result is None or got is None or result[0] == int(got):
             yield _Search(model, at.done | {(number, i)}, at.queued)
 
-    def _words_agree(self, model: Model) -> bool:
-        """Do the objects' words, as the engine's table in layout.h reads them, hold what the model
-        says?"""
-        for each, (_, (word0, word1)) in zip(model.objects, self.ending.words, strict=True):
-            if each.kind == "mutex":
-                owned = word0 not in (0, 2**32 - 1)
-                if owned != (each.count > 0) or (owned and word1 != each.count):
-                    return False
-                if not owned and (word0 != 0) != each.abandoned:
-                    return False
-            elif word0 != each.count:
+    def _states_agree(self, model: Model) -> bool:
+        """Are the objects in the states that the model says?"""
+        for number, (_, state) in enumerate(self.ending.objects):
+            says = model.objects[number]
+            if says.kind == "semaphore":
+                agrees = state.count == says.count
+            elif says.kind != "mutex":
+                agrees = state.signaled == bool(says.count)
+            elif says.count > 0:
+                agrees = (state.owner, state.count) == (says.owner, says.count)
+            else:
+                agrees = state.owner is None and state.abandoned == says.abandoned
+            if not agrees:
                 return False
         return True
 
@@ -374,31 +390,39 @@ _CALLS: dict[int, Callable[[Model, int, Stage, Call], Any]] = {
 def initial_model(stage: Stage) -> Model:
     """The model of the objects on a stage, as they were before the program began."""
     model = Model()
-    for each, (word0, word1) in zip(stage.objects, _first_words(stage), strict=True):
+    for each in stage.objects:
+        state = stage.first_states[each.name]
         if each.kind == "semaphore":
-            model.semaphore(word0, word1)
+            model.semaphore(state.count, state.maximum)
         elif each.kind == "mutex":
             model.mutex()
         else:
-            model.event(manual=each.kind == "manual event", signaled=bool(word0))
+            model.event(manual=each.kind == "manual event", signaled=state.signaled)
     return model
 
 
-def _first_words(stage: Stage) -> list[tuple[int, int]]:
-    return list(stage.first_words.values())
-
-
-def failures(
-    stage: Stage, found: Exploration, *, queued: bool = False
-) -> list[tuple[str, Outcome]]:
-    """The endings that nothing explains: endless ones, and those that the model contradicts."""
+def failures(stage: Stage, found: Exploration) -> list[tuple[str, Outcome]]:
+    """The endings that nothing explains: endless ones, those that leave the segment wrong, and
+    those that the model contradicts. Of an engine that serves in the order of arrival it is asked
+    that it does."""
+    queued = Semantics.FIFO in by_name(stage.engine).semantics
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:
             wrong.append(("it never ends", outcome))
+        elif outcome.ending.problems:
+            wrong.append((", ".join(outcome.ending.problems), outcome))
         elif not Explainer(stage, outcome.ending, queued=queued).explains():
             wrong.append(("the model cannot explain it", outcome))
     return wrong
+
+
+def in_words(state: ObjectState) -> str:
+    """An object's state on one line: what there is to say of it."""
+    said = [f"owner {state.owner}"] if state.owner is not None else []
+    said += [f"{name} {getattr(state, name)}" for name in ("count", "maximum") if vars(state)[name]]
+    said += [name for name in ("abandoned", "signaled") if vars(state)[name]]
+    return ", ".join(said) or "0"
 
 
 def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
@@ -412,7 +436,7 @@ def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
             for call, result in zip(thread.calls, results, strict=True)
         )
         lines.append(f"  {thread.name} {state.name.lower()}: {calls}")
-    lines.append(f"  words {dict(outcome.ending.words)}")
+    lines += [f"  {name} {in_words(state)}" for name, state in outcome.ending.objects]
     lines.append(f"again: python -m tests.interleave {name} '{to_text(outcome.schedule)}'")
     return "\n".join(lines)
 
@@ -429,6 +453,7 @@ __all__ = [
     "explore_far",
     "failures",
     "from_text",
+    "in_words",
     "initial_model",
     "look",
     "replay",
