@@ -1,9 +1,10 @@
 """The storm: processes that use 50 objects in every way, and are killed and stopped at any time.
 
-Every second all who live give back what they have and stand still. Then a new process attaches,
-which collects the dead, and has to find: every invariant of the segment's bytes; nothing of the
-dead; as many tokens as can be there by what the dead have written down before they died; news of
-each owner who died, for one next owner; and every object usable. SHMSYNC_STORM_SECONDS says for how
+Every second all are stopped wherever they are, and the words and queues have to be right, with
+whoever waits in them. Then all give back what they have and stand still; and a new process
+attaches, which collects the dead, and has to find: every invariant of the segment's bytes; nothing
+of the dead; as many tokens as can be there by what the dead have written down before they died;
+news of each owner who died, for one next owner; and every object usable. SHMSYNC_STORM_SECONDS says for how
 long it blows; SHMSYNC_LARGE=1 means ten minutes.
 """
 
@@ -36,6 +37,7 @@ from ..support.checkers import (
     path_of,
     problems,
     read,
+    waits_of,
 )
 from ..support.peek import thread_state
 from ..support.watchdog import PATIENCE, eventually, seen
@@ -49,14 +51,27 @@ SECONDS = float(os.environ.get("SHMSYNC_STORM_SECONDS", DEFAULT_SECONDS))
 SHAPES = (1, 1, 1, 2, 2, 3, 3, 4)
 ROUND_SECONDS = 1.0
 #: On average between two kills, and how many of them are stops that end some time instead.
-KILL_SECONDS, STOPS = 0.015, 0.05
+KILL_SECONDS, STOPS = 0.015, 0.08
 #: How many of the kills are to hit somebody in the gate, if one can be caught there.
 AIMED = 0.5
+#: In each round, how often all are stopped together.
+FREEZES = 3
 #: The number of the process that looks, where a life is asked for.
 INSPECTOR = 1
 
 
 # ---- helpers that are processes too ----
+
+
+class Gate:
+    """The gate as one of the keeper's things."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+
+    def go_through(self) -> None:
+        """Takes it, which recovers if its last holder died in it, and leaves it."""
+        self.namespace.open(STOP).close()
 
 
 def keep(link: Connection, name: str, engine: str) -> None:
@@ -65,6 +80,7 @@ def keep(link: Connection, name: str, engine: str) -> None:
         kept: dict[str, Any] = {
             name: open_object(namespace, name) for name in (STOP, *TOKEN_NAMES, *GUARD_NAMES)
         }
+        kept["gate"] = Gate(namespace)
         link.send("ready")
         while (command := link.recv()) != "end":
             label, method, *arguments = command
@@ -215,8 +231,8 @@ class Storm:
             os.kill(process.pid, signal.SIGSTOP)
             eventually(process.is_stopped, "a stop")
             if self.holder() is process:
-                self.seen["(killed in the gate)"] += 1
-                self.seen["(killed in a transaction)"] += self.control("undo_length") > 0
+                self.seen["(caught in the gate)"] += 1
+                self.seen["(caught in a transaction)"] += self.control("undo_length") > 0
                 return process
             os.kill(process.pid, signal.SIGCONT)
         return None
@@ -235,8 +251,9 @@ class Storm:
         return int.from_bytes(os.pread(self.file, 4, at), "little")
 
     def stop(self) -> None:
-        """One of them, for as long as a few slices of those who want the gate."""
-        process = self.random.choice(self.processes)
+        """One of them, in the gate if one can be caught there, for as long as a few slices of those
+        who want it."""
+        process = self.in_the_gate() or self.random.choice(self.processes)
         os.kill(process.pid, signal.SIGSTOP)
         process.stopped_until = time.monotonic() + self.random.uniform(0, 0.4)
         self.seen["(stops)"] += 1
@@ -262,6 +279,22 @@ class Storm:
             else:
                 self.kill()
         self.wake(end + 1)
+
+    def freeze(self) -> None:
+        """Stops all, when nobody is in the gate; what they have left must be right."""
+        for _ in range(FREEZES):
+            for process in self.processes:
+                os.kill(process.pid, signal.SIGSTOP)
+            for process in self.processes:
+                eventually(process.is_stopped, "a stop")
+            if not self.holder():
+                self.ask_keeper("gate", "go_through")
+                image = read(self.name)
+                found = problems(image)
+                self.seen["(waits looked at)"] += len(waits_of(image))
+                assert not found, "\n".join(found)
+            for process in self.processes:
+                os.kill(process.pid, signal.SIGCONT)
 
     def ask_keeper(self, label: str, method: str, *arguments: int) -> None:
         """A call of the keeper's."""
@@ -368,6 +401,7 @@ def while_it_blows(storm: Storm, seconds: float) -> None:
     end = time.monotonic() + seconds
     while True:
         storm.blow(min(ROUND_SECONDS, seconds))
+        storm.freeze()
         storm.calm()
         storm.check()
         storm.seen["(rounds)"] += 1
