@@ -1,11 +1,13 @@
 """The storm: processes that use 50 objects in every way, and are killed and stopped at any time.
 
-Every second all are stopped wherever they are, and the words and queues have to be right, with
-whoever waits in them. Then all give back what they have and stand still; and a new process
-attaches, which collects the dead, and has to find: every invariant of the segment's bytes; nothing
-of the dead; as many tokens as can be there by what the dead have written down before they died;
-news of each owner who died, for one next owner; and every object usable. SHMSYNC_STORM_SECONDS says for how
-long it blows; SHMSYNC_LARGE=1 means ten minutes.
+Many of the kills hit somebody in the gate while all others are stopped: when another has recovered
+from that, the words and queues have to be right, with whoever waits in them. And every second all
+who live give back what they have and stand still. Then a new process attaches, which collects the
+dead, and has to find: every invariant of the segment's bytes; nothing of the dead; as many tokens
+as can be there by what the dead have written down before they died; news of each owner who died,
+for one next owner; and every object usable.
+
+SHMSYNC_STORM_SECONDS says for how long it blows; SHMSYNC_LARGE=1 means ten minutes.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ ROUND_SECONDS = 1.0
 KILL_SECONDS, STOPS = 0.015, 0.08
 #: How many of the kills are to hit somebody in the gate, if one can be caught there.
 AIMED = 0.5
-#: In each round, how often all are stopped together.
-FREEZES = 3
+#: How many of those who are caught in the gate are killed while all others stand still.
+LOOKS = 0.5
 #: The number of the process that looks, where a life is asked for.
 INSPECTOR = 1
 
@@ -216,12 +218,28 @@ class Storm:
     def kill(self) -> None:
         """One of them, wherever it is; another takes its place."""
         process = self.in_the_gate() if self.random.random() < AIMED else None
-        process = process or self.random.choice(self.processes)
+        if process and self.random.random() < LOOKS:
+            self.kill_among_frozen(process)
+        else:
+            process = process or self.random.choice(self.processes)
+            self.kill_one(process)
+        self.bear(process.lanes)
+
+    def kill_one(self, process: Running) -> None:
+        """This one."""
         self.processes.remove(process)
         os.kill(process.pid, signal.SIGKILL)
         self.bury(process)
         self.seen["(kills)"] += 1
-        self.bear(process.lanes)
+
+    def kill_among_frozen(self, process: Running) -> None:
+        """This one, who is in the gate. Nothing happens between that and the recovery from it."""
+        process.stopped_until = 0
+        self.freeze()
+        doing = [self.board.lanes[number].what.decode() for number in process.lanes]
+        self.kill_one(process)
+        self.look_at_the_frozen(f"after the death in the gate of who did {doing}")
+        self.thaw()
 
     def in_the_gate(self) -> Running | None:
         """A process that was caught there, and is stopped now; None if none was soon."""
@@ -281,20 +299,26 @@ class Storm:
         self.wake(end + 1)
 
     def freeze(self) -> None:
-        """Stops all, when nobody is in the gate; what they have left must be right."""
-        for _ in range(FREEZES):
-            for process in self.processes:
-                os.kill(process.pid, signal.SIGSTOP)
-            for process in self.processes:
-                eventually(process.is_stopped, "a stop")
-            if not self.holder():
-                self.ask_keeper("gate", "go_through")
-                image = read(self.name)
-                found = problems(image)
-                self.seen["(waits looked at)"] += len(waits_of(image))
-                assert not found, "\n".join(found)
-            for process in self.processes:
+        """Stops all."""
+        for process in self.processes:
+            os.kill(process.pid, signal.SIGSTOP)
+        for process in self.processes:
+            eventually(process.is_stopped, "a stop")
+
+    def thaw(self) -> None:
+        """All go on, but for those who are stopped for longer."""
+        for process in self.processes:
+            if not process.stopped_until:
                 os.kill(process.pid, signal.SIGCONT)
+
+    def look_at_the_frozen(self, when: str) -> None:
+        """What all have left must be right. Perhaps one has died in the gate; nobody lives there."""
+        self.ask_keeper("gate", "go_through")
+        image = read(self.name)
+        found = problems(image)
+        assert not found, "\n".join([when, *found])
+        self.seen["(looks at who waits)"] += 1
+        self.seen["(waiters seen)"] += len(waits_of(image))
 
     def ask_keeper(self, label: str, method: str, *arguments: int) -> None:
         """A call of the keeper's."""
@@ -401,7 +425,6 @@ def while_it_blows(storm: Storm, seconds: float) -> None:
     end = time.monotonic() + seconds
     while True:
         storm.blow(min(ROUND_SECONDS, seconds))
-        storm.freeze()
         storm.calm()
         storm.check()
         storm.seen["(rounds)"] += 1
