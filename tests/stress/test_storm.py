@@ -1,11 +1,11 @@
 """The storm: processes that use 50 objects in every way, and are killed and stopped at any time.
 
-Many of the kills hit somebody in the gate while all others are stopped: when another has recovered
-from that, the words and queues have to be right, with whoever waits in them. And every second all
-who live give back what they have and stand still. Then a new process attaches, which collects the
-dead, and has to find: every invariant of the segment's bytes; nothing of the dead; as many tokens
-as can be there by what the dead have written down before they died; news of each owner who died,
-for one next owner; and every object usable.
+Many of the kills come while all others stand still, and many of those hit somebody in the gate:
+when another has recovered from that, the words and queues have to be right, with whoever waits in
+them. And every second all who live give back what they have and stand still. Then a new process
+attaches, which collects the dead, and has to find: every invariant of the segment's bytes; nothing
+of the dead; as many tokens as can be there by what the dead have written down before they died;
+news of each owner who died, for one next owner; and every object usable.
 
 SHMSYNC_STORM_SECONDS says for how long it blows; SHMSYNC_LARGE=1 means ten minutes.
 """
@@ -56,8 +56,8 @@ ROUND_SECONDS = 1.0
 KILL_SECONDS, STOPS = 0.015, 0.08
 #: How many of the kills are to hit somebody in the gate, if one can be caught there.
 AIMED = 0.5
-#: How many of those who are caught in the gate are killed while all others stand still.
-LOOKS = 0.5
+#: How many are killed while all others stand still.
+LOOKS = 0.4
 #: The number of the process that looks, where a life is asked for.
 INSPECTOR = 1
 
@@ -143,11 +143,13 @@ class Losses:
         """Of so many objects."""
         return Losses([0] * many, [0] * many)
 
-    def add(self, states: Any) -> None:
-        """Adds what a dead lane had, and clears it."""
+    def add(self, states: Any, *, sure: bool = False) -> None:
+        """Adds what a dead lane had, and clears it. ``sure``: it had not taken what it was about
+        to take, and had given back what it was to give back."""
         for number, has in enumerate(states):
             self.sure[number] += has == Has.TAKEN
-            self.perhaps[number] += has in (Has.PERHAPS_TAKEN, Has.PERHAPS_GIVEN_BACK)
+            perhaps = has in (Has.PERHAPS_TAKEN, Has.PERHAPS_GIVEN_BACK)
+            self.perhaps[number] += perhaps and not sure
             states[number] = Has.NOTHING
 
 
@@ -202,9 +204,9 @@ class Storm:
             Process(self.name, self.board, lanes, SEED).run()
         self.processes.append(Running(pid, lanes))
 
-    def bury(self, process: Running) -> None:
-        """It is dead: writes down what its threads had, and who they were."""
-        os.waitpid(process.pid, 0)
+    def bury(self, process: Running, queued: set[int] | None = None) -> None:
+        """It is dead: writes down what its threads had, and who they were. Those that were
+        ``queued`` (their thread ids) had taken nothing of what they waited for."""
         for number in process.lanes:
             lane = self.board.lanes[number]
             assert not lane.complaint, lane.complaint.decode()
@@ -212,34 +214,41 @@ class Storm:
             self.seen["(steps)"] += lane.progress
             lane.progress = 0
             self.dead.add(lane.life)
-            self.tokens.add(lane.tokens)
-            self.guards.add(lane.guards)
+            waited = queued is not None and lane.tid in queued
+            self.seen["(killed in a queue)"] += waited
+            self.tokens.add(lane.tokens, sure=waited)
+            self.guards.add(lane.guards, sure=waited)
 
     def kill(self) -> None:
         """One of them, wherever it is; another takes its place."""
         process = self.in_the_gate() if self.random.random() < AIMED else None
-        if process and self.random.random() < LOOKS:
+        process = process or self.random.choice(self.processes)
+        if self.random.random() < LOOKS:
             self.kill_among_frozen(process)
         else:
-            process = process or self.random.choice(self.processes)
-            self.kill_one(process)
+            self.end_one(process)
+            self.bury(process)
         self.bear(process.lanes)
 
-    def kill_one(self, process: Running) -> None:
-        """This one."""
+    def end_one(self, process: Running) -> None:
+        """Returns when it is gone."""
         self.processes.remove(process)
         os.kill(process.pid, signal.SIGKILL)
-        self.bury(process)
+        os.waitpid(process.pid, 0)
         self.seen["(kills)"] += 1
 
     def kill_among_frozen(self, process: Running) -> None:
-        """This one, who is in the gate. Nothing happens between that and the recovery from it."""
+        """This one. Nothing happens between that and the recovery, if it was in the gate."""
         process.stopped_until = 0
         self.freeze()
+        in_the_way = self.holder() not in (None, process)
         doing = [self.board.lanes[number].what.decode() for number in process.lanes]
-        self.kill_one(process)
-        self.look_at_the_frozen(f"after the death in the gate of who did {doing}")
+        self.end_one(process)
+        queued = None
+        if not in_the_way:
+            queued = self.look_at_the_frozen(f"after the death of who did {doing}")
         self.thaw()
+        self.bury(process, queued)
 
     def in_the_gate(self) -> Running | None:
         """A process that was caught there, and is stopped now; None if none was soon."""
@@ -311,14 +320,17 @@ class Storm:
             if not process.stopped_until:
                 os.kill(process.pid, signal.SIGCONT)
 
-    def look_at_the_frozen(self, when: str) -> None:
-        """What all have left must be right. Perhaps one has died in the gate; nobody lives there."""
+    def look_at_the_frozen(self, when: str) -> set[int]:
+        """What all have left must be right. Perhaps one has died in the gate; nobody lives there.
+        Gives the ids of the threads that are queued."""
         self.ask_keeper("gate", "go_through")
         image = read(self.name)
         found = problems(image)
         assert not found, "\n".join([when, *found])
+        waiting = waits_of(image)
         self.seen["(looks at who waits)"] += 1
-        self.seen["(waiters seen)"] += len(waits_of(image))
+        self.seen["(waiters seen)"] += len(waiting)
+        return {image.thread(slot, "tid") for slot in waiting}
 
     def ask_keeper(self, label: str, method: str, *arguments: int) -> None:
         """A call of the keeper's."""
@@ -380,6 +392,7 @@ class Storm:
             if not seen(process.has_ended):
                 pytest.fail(f"process {process.pid} does not leave\n{self.report()}")
             self.processes.remove(process)
+            os.waitpid(process.pid, 0)
             self.bury(process)
 
     # ---- reporting ----
