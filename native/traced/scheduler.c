@@ -33,7 +33,7 @@
 
 #define STACK_BYTES (128 * 1024)
 #define OPS_MAX 16
-#define EVENTS_MAX (2 * OPS_MAX * STEP_THREADS_MAX)
+#define EVENTS_MAX ((3 * OPS_MAX + 1) * STEP_THREADS_MAX)
 #define MUTEXES_MAX 32
 
 struct mutex_state {
@@ -46,6 +46,7 @@ struct thread {
     enum sched_state state;
     bool started;
     bool begun;          /* the current call has taken its first step */
+    bool slept;          /* and has been asleep */
     bool killed;
     jmp_buf context;
     ucontext_t entry;
@@ -102,10 +103,10 @@ uint32_t sched_threads(void)
 
 /* ---- running ---- */
 
-static void note_event(uint32_t thread, uint32_t ends)
+static void note_event(uint32_t thread, uint32_t kind)
 {
     if (event_count < EVENTS_MAX)
-        events[event_count++] = (struct sched_event){thread, threads[thread].op, ends};
+        events[event_count++] = (struct sched_event){thread, threads[thread].op, kind};
 }
 
 static void to_scheduler(struct thread *self)
@@ -194,14 +195,15 @@ static void run_program(struct thread *self)
 
         if (self->ops[self->op].call == CALL_EXIT) {
             self->state = SCHED_ENDED;
+            note_event(number, EVENT_DIES);
             return;
         }
-        self->begun = self->late = false;
+        self->begun = self->slept = self->late = false;
         result->code = run_call(&self->ops[self->op], result);
         if (!self->begun)
-            note_event(number, 0); /* it took no step at all */
+            note_event(number, EVENT_BEGINS); /* it took no step at all */
         result->finished = 1;
-        note_event(number, 1);
+        note_event(number, EVENT_RETURNS);
     }
     self->state = SCHED_DONE;
 }
@@ -258,7 +260,7 @@ void sched_await(const struct step_site *site, const void *address, bool writes)
     to_scheduler(self);
     if (!self->begun) {
         self->begun = true;
-        note_event((uint32_t)(self - threads), 0);
+        note_event((uint32_t)(self - threads), EVENT_BEGINS);
     }
 }
 
@@ -300,6 +302,9 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
               self->woken == INT_MIN ? 0 : self->woken);
     if (self->woken == INT_MIN) {
         self->state = SCHED_SLEEPING;
+        if (!self->slept)
+            note_event((uint32_t)(self - threads), EVENT_SLEEPS);
+        self->slept = true;
         to_scheduler(self);
     }
     return self->woken;
@@ -452,6 +457,7 @@ int sched_grant(uint32_t number, uint32_t kind)
         return -EINVAL;
     if (kind == SCHED_KILL) {
         thread->state = SCHED_DEAD;
+        note_event(number, EVENT_DIES);
         running = number + 1;
         step_note(NULL, SCHED_KILL, NULL, 0, 0, 0);
         running = 0;
@@ -647,6 +653,8 @@ int sched_visit(void)
     }
     running = 0;
     free_running = false;
+    for (uint32_t t = 0; t < thread_count && rc >= 0; t++)
+        rc += threads[t].state == SCHED_SLEEPING && threads[t].woken != INT_MIN;
     return rc;
 }
 

@@ -182,7 +182,37 @@ def abandoned_in_a_wait_all(stage: Stage) -> None:
     """An owner who ends, against one who waits for his mutex and a token."""
     m, s = stage.mutex("M"), stage.semaphore("S")
     stage.thread("A", wait(m), release(s), end())
-    stage.thread("B", wait(m, s, all=True, timeout=SOME_TIME))
+    stage.thread("B", wait(m, s, all=True))
+
+
+def set_against_waiter(stage: Stage) -> None:
+    """A set against one who waits for ever."""
+    e = stage.event("E")
+    stage.thread("A", wait(e))
+    stage.thread("B", set_(e))
+
+
+def hand_over_to_one_who_ends(stage: Stage) -> None:
+    """A set against two who wait, of whom one ends at once."""
+    e = stage.event("E")
+    stage.thread("A", wait(e), end())
+    stage.thread("B", wait(e, timeout=SOME_TIME))
+    stage.thread("C", set_(e))
+
+
+def taken_behind_the_gate(stage: Stage) -> None:
+    """A token that is taken behind the gate, as the second of two objects, against a poll of it."""
+    s, t = stage.semaphore("S", count=1), stage.semaphore("T")
+    stage.thread("A", wait(t, s))
+    stage.thread("B", wait(s, timeout=0))
+
+
+def wait_all_before_wait_any(stage: Stage) -> None:
+    """A token that completes a wait for all, against one who only waits for that token."""
+    s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
+    stage.thread("A", wait(s, t, all=True))
+    stage.thread("B", wait(s))
+    stage.thread("C", release(s))
 
 
 def alert_against_object(stage: Stage) -> None:
@@ -239,6 +269,10 @@ EXACT: dict[str, Program] = {
         any_and_polls_against_ordered_sets,
         all_against_any_of_a_shared_object,
         timeout_against_hand_over,
+        set_against_waiter,
+        hand_over_to_one_who_ends,
+        taken_behind_the_gate,
+        wait_all_before_wait_any,
         abandoned_in_a_wait_all,
         alert_against_object,
     )

@@ -47,13 +47,13 @@ PLANTED = {
 """,
     ),
     "a result published before the commit": fault(
-        "set_against_timeout",
+        "hand_over_to_one_who_ends",
         1,
         "    undo_commit(ns);\n    publish(slow, place.slot);\n",
         "    publish(slow, place.slot);\n    undo_commit(ns);\n",
     ),
     "a missing undo entry": fault(
-        "waiter_and_two_releases",
+        "all_against_any_of_a_shared_object",
         1,
         "    undo_write64(ns, &object->word, pack(state) | flags);\n",
         "    (void)ns;\n    store64_release(&object->word, pack(state) | flags);\n",
@@ -66,7 +66,7 @@ PLANTED = {
         "            give_captured_free(slow);\n            continue;\n        }\n",
     ),
     "an object given free before the commit": fault(
-        "timeout_against_hand_over",
+        "taken_behind_the_gate",
         1,
         "            wait->abandoned |= 1ull << i;\n    }\n    undo_commit(wait->ns);\n",
         "            wait->abandoned |= 1ull << i;\n        give_free(wait->objects[i]);\n    }\n"
@@ -81,7 +81,7 @@ PLANTED = {
         "        unlink_entry(",
     ),
     "a queue flag that is not set": fault(
-        "set_against_timeout",
+        "set_against_waiter",
         0,
         "queued ? word | QUEUED : word);",
         "queued ? word : word);",
@@ -99,7 +99,7 @@ PLANTED = {
         "#define FLAGS (QUEUED | ABANDONED)",
     ),
     "wait-any served before wait-all": fault(
-        "all_against_any_of_a_shared_object",
+        "wait_all_before_wait_any",
         0,
         """\
         rc = serve_first(slow, object, &object->all, true);
@@ -119,19 +119,19 @@ PLANTED = {
         "                 0);",
     ),
     "a recovery that settles nothing": fault(
-        "set_against_timeout",
+        "set_against_waiter",
         1,
         "            rc = settle(&slow, segment_object(ns, i));\n",
         "            rc = 0;\n",
     ),
     "a recovery that publishes nothing": fault(
-        "set_against_timeout",
+        "set_against_waiter",
         1,
         "== SS_SLOT_USED)\n            publish(&slow, slot);\n",
         "== SS_SLOT_USED)\n            rc = 0;\n",
     ),
     "a look that does not recover": fault(
-        "set_against_timeout",
+        "set_against_waiter",
         1,
         "        rc = look_again(wait);\n",
         "        rc = 0;\n        (void)look_again;\n",
@@ -139,11 +139,11 @@ PLANTED = {
     "an owner who is not asked for a sign of life": fault(
         "timeout_against_hand_over",
         1,
-        "state.owner == wait->self->id || owner_is_alive(wait->ns, state.owner))\n",
-        "state.owner == wait->self->id || state.owner != 0)\n",
+        "state.owner == 0 || owner_is_alive(ns, state.owner))\n",
+        "state.owner == 0 || state.owner != 0)\n",
     ),
     "a waiter who is not asked for a sign of life": fault(
-        "two_waiters_two_releases",
+        "hand_over_to_one_who_ends",
         1,
         "    if (!owner_slot_is_alive(ns, place.slot))\n        return 1;\n",
         "",
@@ -169,7 +169,7 @@ PLANTED = {
 """,
     ),
     "a recovery that forgets the first entry of the log": fault(
-        "set_against_timeout",
+        "all_against_any_of_a_shared_object",
         1,
         "    while (length > 0) {",
         "    while (length > 1) {",

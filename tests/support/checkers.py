@@ -359,6 +359,9 @@ def _threads_at_rest(image: Image) -> Iterator[str]:
             yield f"thread slot {slot} is dead, and not buried"
         if state != SLOT_USED and (kind or image.thread(slot, "result")):
             yield f"thread slot {slot} is not used, but has a wait or a result"
+        word, result = image.thread(slot, "word"), image.thread(slot, "result")
+        if result and word == result & ~0xFF:
+            yield f"thread slot {slot} has a result that was not published"
         if kind > WAITS_FOR_ALL:
             yield f"thread slot {slot} waits in the manner {kind}"
     for slot, wait in waits_of(image).items():

@@ -53,11 +53,12 @@ def from_text(text: str) -> Schedule:
 
 @dataclass(frozen=True)
 class Event:
-    """A call of a thread begins, or has returned."""
+    """A call of a thread begins, falls asleep for the first time, or has returned; or the thread
+    dies. ``kind`` is one of lib.EVENT_..."""
 
     thread: int
     call: int
-    ends: bool
+    kind: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def look(stage: Stage) -> Ending:
     events = []
     for number in range(lib.sched_events()):
         lib.sched_event(number, raw)
-        events.append(Event(raw.thread, raw.op, bool(raw.ends)))
+        events.append(Event(raw.thread, raw.op, raw.kind))
     results = tuple(
         tuple(
             (each.code, each.index, each.abandoned) if each.finished else None
@@ -123,8 +124,10 @@ def replay(stage: Stage, schedule: Schedule) -> Ending:
     lib.sched_restart()
     for number, grant in schedule:
         assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
-    at_rest = lib.sched_visit() == 0
-    wrong = problems(Image(Path(path_of(stage.name)).read_bytes())) if at_rest else []
+    woken = lib.sched_visit()
+    wrong = problems(Image(Path(path_of(stage.name)).read_bytes())) if woken >= 0 else []
+    if woken > 0:
+        wrong.append(f"{woken} would sleep for ever if nobody else came by")
     return replace(look(stage), problems=tuple(wrong))
 
 
@@ -225,9 +228,16 @@ class Explainer:
         self.stage = stage
         self.ending = ending
         self.queued = queued
-        self.begun_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if not e.ends}
-        self.ended_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if e.ends}
+        self.begun_at = self._calls(lib.EVENT_BEGINS)
+        self.slept_at = self._calls(lib.EVENT_SLEEPS)
+        self.ended_at = self._calls(lib.EVENT_RETURNS)
+        self.died_at = {thread: at for (thread, _), at in self._calls(lib.EVENT_DIES).items()}
         self.seen: set[str] = set()
+
+    def _calls(self, kind: int) -> dict[tuple[int, int], int]:
+        """When that happened to each call, as a place in the history."""
+        history = enumerate(self.ending.events)
+        return {(each.thread, each.call): at for at, each in history if each.kind == kind}
 
     def explains(self) -> bool:
         """Is there such an order?"""
@@ -267,13 +277,23 @@ class Explainer:
         return None
 
     def _candidates(self, at: _Search) -> Iterator[tuple[int, int]]:
-        """Calls that may have their instant now: begun before every call that has not had its own
-        returned."""
+        """Calls that may have their instant now: begun before everything that should have had its
+        own by then."""
         pending = [each for each in self.begun_at if each not in at.done]
-        horizon = min((self.ended_at.get(each, 1 << 30) for each in pending), default=0)
+        limits = [self._limit(at, each) for each in pending]
+        limits += [died for number, died in self.died_at.items() if (number, -1) not in at.done]
+        horizon = min(limits, default=0)
         for each in pending:
             if self.begun_at[each] < horizon and (each[0], each[1] - 1) not in pending:
                 yield each
+
+    def _limit(self, at: _Search, call: tuple[int, int]) -> int:
+        """What begins after this comes after the call: it has returned by then; or it sleeps, and
+        so is queued."""
+        limits = [self.ended_at.get(call, 1 << 30)]
+        if self.queued and call[0] not in at.queued:
+            limits.append(self.slept_at.get(call, 1 << 30))
+        return min(limits)
 
     def _moves(self, at: _Search) -> Iterator[_Search]:
         for number, i in self._candidates(at):
