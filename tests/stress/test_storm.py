@@ -169,7 +169,7 @@ class Running:
     def is_stopped(self) -> bool:
         """Does it stand still, in all its threads?"""
         states = [thread_state(self.pid, int(tid)) for tid in os.listdir(f"/proc/{self.pid}/task")]
-        return all(state in ("T", "") for state in states)
+        return all(state in ("T", "Z", "X", "") for state in states)
 
 
 @dataclass
@@ -209,7 +209,6 @@ class Storm:
         ``queued`` (their thread ids) had taken nothing of what they waited for."""
         for number in process.lanes:
             lane = self.board.lanes[number]
-            assert not lane.complaint, lane.complaint.decode()
             self.seen[lane.what.decode().split(" ")[0]] += 1
             self.seen["(steps)"] += lane.progress
             lane.progress = 0
@@ -230,11 +229,17 @@ class Storm:
             self.bury(process)
         self.bear(process.lanes)
 
+    def wait_for(self, process: Running, expected: int) -> None:
+        """It ends, in that way and no other."""
+        how = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+        complaints = "\n".join(self.board.lanes[n].complaint.decode() for n in process.lanes)
+        assert how == expected, f"process {process.pid} ended by itself ({how})\n{complaints}"
+
     def end_one(self, process: Running) -> None:
         """Returns when it is gone."""
         self.processes.remove(process)
         os.kill(process.pid, signal.SIGKILL)
-        os.waitpid(process.pid, 0)
+        self.wait_for(process, -signal.SIGKILL)
         self.seen["(kills)"] += 1
 
     def kill_among_frozen(self, process: Running) -> None:
@@ -346,10 +351,11 @@ class Storm:
         self.ask_keeper(STOP, "set")
         lanes = [self.board.lanes[number] for number in self.all_lanes()]
         phase = self.board.phase
-        if not seen(lambda: all(lane.parked == phase for lane in lanes) or self.complaints()):
+        if not seen(lambda: all(lane.parked == phase for lane in lanes) or self.ended()):
             pytest.fail(f"some are stuck\n{self.report()}")
-        if self.complaints():
-            pytest.fail(self.complaints())
+        for process in self.ended():
+            self.processes.remove(process)
+            self.wait_for(process, -signal.SIGKILL)
 
     def check(self) -> None:
         """What a new process finds agrees with the books, which begin anew."""
@@ -392,15 +398,14 @@ class Storm:
             if not seen(process.has_ended):
                 pytest.fail(f"process {process.pid} does not leave\n{self.report()}")
             self.processes.remove(process)
-            os.waitpid(process.pid, 0)
+            self.wait_for(process, 0)
             self.bury(process)
 
     # ---- reporting ----
 
-    def complaints(self) -> str:
-        """What the workers complain about."""
-        lanes = [self.board.lanes[number] for number in self.all_lanes()]
-        return "\n".join(lane.complaint.decode() for lane in lanes if lane.complaint)
+    def ended(self) -> list[Running]:
+        """Those that have ended by themselves, which they shall not."""
+        return [process for process in self.processes if process.has_ended()]
 
     def report(self) -> str:
         """What everybody is doing."""
@@ -415,7 +420,7 @@ class Storm:
         with inspect.Reader(self.name) as reader:
             snapshot = reader.snapshot()
         threads = "\n".join(map(repr, snapshot.threads))
-        return "\n".join([*lines, inspect.describe(snapshot), threads, self.complaints()])
+        return "\n".join([*lines, inspect.describe(snapshot), threads])
 
     def end(self) -> None:
         """Leaves no process, whatever has happened."""
