@@ -273,7 +273,7 @@ class Storm:
         """Who of us holds the gate at this moment?"""
         tid = self.control("gate") & TID_MASK
         for process in self.processes if tid else ():
-            if tid in [self.board.lanes[lane].tid for lane in process.lanes]:
+            if os.path.exists(f"/proc/{process.pid}/task/{tid}"):
                 return process
         return None
 
