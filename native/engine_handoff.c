@@ -619,15 +619,19 @@ static int pulse(struct slow *slow, struct object *object, struct ss_state *stat
 
 static int64_t change_under_gate(struct ss_namespace *ns, struct object *object, const struct change *change);
 
-/* Abandons a mutex if its owner is dead. 1 if he was; 0; -EBADMSG. */
+/* Abandons a mutex if its owner is dead. 1 if he was; 0; -EBADMSG. The mutex need not be captured yet. */
 static int abandon_if_dead(struct ss_namespace *ns, struct object *object)
 {
     struct ss_state state = held_state(object);
     const struct change kill = {KILL, state.owner};
+    int64_t rc;
 
     if (state.kind != SS_MUTEX || state.owner == 0 || owner_is_alive(ns, state.owner))
         return 0;
-    return change_under_gate(ns, object, &kill) < 0 ? -EBADMSG : 1;
+    rc = change_under_gate(ns, object, &kill);
+    if (rc == -EPERM) /* he released it after our look, and died then */
+        return 0;
+    return rc < 0 ? (int)rc : 1;
 }
 
 /* The same for the mutexes among what a thread waits for all of. */
@@ -889,8 +893,13 @@ static int abandon_owned_by_dead(const struct wait *wait)
     int found = 0;
 
     for (uint32_t i = 0; i < wait->count; i++) {
-        int rc = wait->kinds[i] == SS_MUTEX ? abandon_if_dead(wait->ns, wait->objects[i]) : 0;
+        int rc;
 
+        if (wait->kinds[i] != SS_MUTEX)
+            continue;
+        if (kind_of(wait->objects[i]) != SS_MUTEX)
+            return -EBADMSG;
+        rc = abandon_if_dead(wait->ns, wait->objects[i]);
         if (rc < 0)
             return rc;
         found |= rc;
