@@ -61,10 +61,8 @@ static int gate_recover(struct ss_namespace *ns)
 int gate_lock(struct ss_namespace *ns)
 {
     struct control *control = segment_control(ns);
-    int rc = robust_trylock(&control->gate);
+    int rc = robust_lock_for(&control->gate, SS_SLICE_NS);
 
-    if (rc == -EBUSY)
-        rc = robust_lock_until(&control->gate, clock_now_ns() + SS_SLICE_NS);
     if (rc == -EOWNERDEAD)
         rc = gate_recover(ns);
     if (rc == -ETIMEDOUT)

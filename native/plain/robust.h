@@ -95,12 +95,17 @@ static inline int robust_trylock(robust_mutex *m)
     return rc;
 }
 
-/* Locks, or gives up with -ETIMEDOUT. Not interrupted by signals. */
-static inline int robust_lock_until(robust_mutex *m, uint64_t deadline_ns)
+/* Locks, or gives up with -ETIMEDOUT after so long. Not interrupted by signals. Asks for the time only if somebody
+ * has the mutex. */
+static inline int robust_lock_for(robust_mutex *m, uint64_t duration_ns)
 {
-    struct timespec until = clock_timespec(deadline_ns);
+    int rc = robust_trylock(m);
+    struct timespec until;
 
-    return robust_is_intact(m) ? -pthread_mutex_clocklock(&m->mutex, CLOCK_MONOTONIC, &until) : -EBADMSG;
+    if (rc != -EBUSY)
+        return rc;
+    until = clock_timespec(clock_now_ns() + duration_ns);
+    return -pthread_mutex_clocklock(&m->mutex, CLOCK_MONOTONIC, &until);
 }
 
 static inline int robust_unlock(robust_mutex *m)

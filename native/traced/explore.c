@@ -6,9 +6,15 @@
  * order of conflicting steps has been seen.
  *
  * What the theory calls a process is a thread here. Two kinds of transition come from outside: the deadline of a
- * sleeping thread may come, and a thread may be killed. Others can take them away (a wake ends the sleep, the
+ * sleeping thread's call may come, and a thread may be killed. Others can take them away (a wake ends the sleep, the
  * thread takes its step instead of dying before it), so they are noted wherever they were possible and conflict
  * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
+ *
+ * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is
+ * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two. After
+ * each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up shows
+ * as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look again
+ * after a kill, the kills are run from there too.
  *
  * EXPLORE_BOUNDED runs every schedule with at most so many preemptions, without reduction: for programs that have
  * too many. EXPLORE_RANDOM runs random ones from a seed.
@@ -21,10 +27,22 @@
 #include "scheduler.h"
 
 #define DEPTH_MAX 4096
-#define KINDS 3
+#define KINDS 4
 #define OUTCOMES_MAX 65536
 /* A transition's place in a set: bit `kind * threads + thread`. */
 typedef uint32_t set;
+#define NOTHING 0xffffffffu /* chosen in a frame in which nothing was done yet */
+
+/* What a transition touches. */
+struct touch {
+    uint32_t thread;
+    uint32_t kind;  /* enum sched_kind */
+    uint32_t first; /* of its words in `pool` */
+    uint32_t count;
+};
+
+/* How far each thread had come: its last step, as depth + 1. */
+typedef uint32_t clock_vector[STEP_THREADS_MAX];
 
 struct frame {
     set enabled;
@@ -34,9 +52,12 @@ struct frame {
     uint32_t chosen;
     uint32_t kills_left;
     uint32_t preemptions_left;
+    uint32_t relooks_left[STEP_THREADS_MAX];
     struct touch touch[KINDS * STEP_THREADS_MAX]; /* of the enabled, and of blocked threads' steps */
     set known;   /* which of `touch` are filled in */
-    uint32_t clock[STEP_THREADS_MAX]; /* of the chosen one: how much of each thread comes before it */
+    uint32_t pool_end;    /* `pool` is used up to here by this frame and those before it */
+    uint32_t journal_end; /* so long was the journal before the chosen one */
+    clock_vector clocks[STEP_THREADS_MAX]; /* of all threads, before the chosen one */
 };
 
 struct outcome {
@@ -52,6 +73,9 @@ static struct outcome *outcomes;
 static uint32_t outcome_count;
 static uint32_t *outcome_index; /* hash table of outcomes by digest */
 #define INDEX_SIZE (4 * OUTCOMES_MAX)
+
+static struct touched *pool; /* the words of all frames' transitions */
+static uint32_t pool_room;
 
 static const struct explore_config *config;
 static struct explore_result *result;
@@ -70,28 +94,43 @@ static uint32_t kind_of(uint32_t transition)
 
 static set bit(uint32_t transition)
 {
-    return 1u << transition;
+    return transition == NOTHING ? 0 : 1u << transition;
+}
+
+static uint32_t lowest(set transitions)
+{
+    return (uint32_t)__builtin_ctz(transitions);
+}
+
+static set of_kind(set transitions, uint32_t kind)
+{
+    return transitions & ((1u << threads) - 1) << kind * threads;
 }
 
 static set steps_of(set transitions)
 {
-    return transitions & ((1u << threads) - 1);
+    return of_kind(transitions, SCHED_STEP);
 }
 
 static set kills_of(set transitions)
 {
-    return transitions & ~((1u << 2 * threads) - 1);
+    return of_kind(transitions, SCHED_KILL);
+}
+
+static set relooks_of(set transitions)
+{
+    return of_kind(transitions, SCHED_RELOOK);
 }
 
 /* ---- conflicts ---- */
 
 static bool conflict(const struct touch *a, const struct touch *b)
 {
-    if (a->thread == b->thread || (a->kind == SCHED_KILL && b->kind == SCHED_KILL))
+    if (a->thread == b->thread || a->kind == SCHED_RELOOK || b->kind == SCHED_RELOOK)
         return true;
-    for (uint32_t i = 0; i < a->count; i++) {
-        for (uint32_t j = 0; j < b->count; j++) {
-            if (a->address[i] == b->address[j] && (a->writes[i] || b->writes[j]))
+    for (const struct touched *x = pool + a->first; x < pool + a->first + a->count; x++) {
+        for (const struct touched *y = pool + b->first; y < pool + b->first + b->count; y++) {
+            if (x->address == y->address && (x->writes || y->writes))
                 return true;
         }
     }
@@ -100,49 +139,173 @@ static bool conflict(const struct touch *a, const struct touch *b)
 
 /* ---- looking at the program where it stands ---- */
 
-static void look(struct frame *frame)
+/* Is there nothing left but kills? */
+static bool is_quiet(const struct frame *frame)
 {
-    struct sched_thread_view view;
+    return (frame->enabled & ~kills_of(frame->enabled)) == 0;
+}
+
+static void note_touch(struct frame *frame, uint32_t thread, uint32_t kind)
+{
+    uint32_t transition = kind * threads + thread;
+    uint32_t count = sched_touched(thread, kind, pool + frame->pool_end);
+
+    frame->touch[transition] = (struct touch){thread, kind, frame->pool_end, count};
+    frame->pool_end += count;
+    frame->known |= bit(transition);
+}
+
+/* May it be granted, as far as the bounds of the search go? */
+static bool is_allowed(const struct frame *frame, uint32_t thread, uint32_t kind)
+{
+    if (kind == SCHED_KILL)
+        return frame->kills_left > 0 && (config->killable & bit(thread));
+    return kind != SCHED_RELOOK || frame->relooks_left[thread] > 0;
+}
+
+static void look_for(struct frame *frame, uint32_t kind)
+{
+    for (uint32_t t = 0; t < threads; t++) {
+        bool can = is_allowed(frame, t, kind) && sched_can(t, kind);
+
+        if (can)
+            frame->enabled |= bit(kind * threads + t);
+        if (can || (kind == SCHED_STEP && sched_is_before_a_step(t)))
+            note_touch(frame, t, kind);
+    }
+}
+
+static void make_room_in_pool(uint32_t used)
+{
+    uint32_t wanted = used + KINDS * STEP_THREADS_MAX * TOUCHED_MAX;
+
+    if (wanted <= pool_room)
+        return;
+    pool_room = 2 * wanted;
+    pool = realloc(pool, pool_room * sizeof *pool);
+    if (pool == NULL)
+        abort();
+}
+
+static void look(uint32_t depth)
+{
+    struct frame *frame = &frames[depth];
 
     frame->enabled = frame->known = 0;
-    for (uint32_t t = 0; t < threads; t++) {
-        for (uint32_t kind = 0; kind < KINDS; kind++) {
-            uint32_t transition = kind * threads + t;
-            bool can = sched_can(t, kind);
-
-            if (kind == SCHED_KILL && (frame->kills_left == 0 || !(config->killable & (1u << t))))
-                can = false;
-            if (can)
-                frame->enabled |= bit(transition);
-            sched_thread(t, &view);
-            if (can || (kind == SCHED_STEP && view.state == SCHED_BLOCKED)) {
-                frame->known |= bit(transition);
-                sched_touch(t, kind, &frame->touch[transition]);
-            }
-        }
-    }
+    frame->pool_end = depth > 0 ? frames[depth - 1].pool_end : 0;
+    make_room_in_pool(frame->pool_end);
+    look_for(frame, SCHED_STEP);
+    look_for(frame, SCHED_TIMEOUT);
+    look_for(frame, SCHED_KILL);
+    if (is_quiet(frame))
+        look_for(frame, SCHED_RELOOK);
 }
 
 /* ---- happens-before: clocks[t] is how far thread t has seen each other thread ---- */
 
-static uint32_t clocks[STEP_THREADS_MAX][STEP_THREADS_MAX];
+static clock_vector clocks[STEP_THREADS_MAX];
 
+/* What has happened to a word in the schedule so far. What came before its last write is in that write's clock. */
+struct word {
+    const void *address;
+    clock_vector written;    /* by the last write */
+    clock_vector read;       /* by all reads since */
+    clock_vector last;       /* each thread's last access */
+    clock_vector last_write; /* and its last write */
+};
+
+#define WORDS_BITS 14
+#define WORDS_MAX (1u << WORDS_BITS)
+static struct word *words; /* hash table by address; what is in it once stays */
+static uint32_t word_count;
+
+/* What the words were before they were changed, to go back to an earlier frame. */
+static struct { struct word *word; struct word was; } *journal;
+static uint32_t journal_length, journal_room;
+
+static struct word *word_at(const void *address)
+{
+    uint32_t slot = (uint32_t)((uint64_t)(uintptr_t)address * 0x9e3779b97f4a7c15ull >> (64 - WORDS_BITS));
+
+    while (words[slot].address != address && words[slot].address != NULL)
+        slot = (slot + 1) % WORDS_MAX;
+    if (words[slot].address == NULL) {
+        if (++word_count > WORDS_MAX / 2)
+            abort(); /* a segment of the explorer has a few thousand words */
+        words[slot].address = address;
+    }
+    return &words[slot];
+}
+
+static void keep(struct word *word)
+{
+    if (journal_length == journal_room) {
+        journal_room = journal_room == 0 ? 4096 : 2 * journal_room;
+        journal = realloc(journal, journal_room * sizeof *journal);
+        if (journal == NULL)
+            abort();
+    }
+    journal[journal_length].word = word;
+    journal[journal_length++].was = *word;
+}
+
+static void join(clock_vector mine, const clock_vector other)
+{
+    for (uint32_t t = 0; t < STEP_THREADS_MAX; t++)
+        mine[t] = mine[t] > other[t] ? mine[t] : other[t];
+}
+
+static void access_word(struct word *word, uint32_t thread, bool writes)
+{
+    const uint32_t *mine = clocks[thread];
+
+    keep(word);
+    word->last[thread] = mine[thread];
+    if (writes) {
+        word->last_write[thread] = mine[thread];
+        memcpy(word->written, mine, sizeof word->written);
+        memset(word->read, 0, sizeof word->read);
+    } else {
+        join(word->read, mine);
+    }
+}
+
+/* The chosen one of this frame happens. */
 static void advance_clocks(uint32_t depth)
 {
     struct frame *frame = &frames[depth];
     const struct touch *touch = &frame->touch[frame->chosen];
     uint32_t *mine = clocks[touch->thread];
 
-    for (uint32_t i = 0; i < depth; i++) {
-        if (!conflict(&frames[i].touch[frames[i].chosen], touch))
-            continue;
-        for (uint32_t t = 0; t < threads; t++) {
-            if (frames[i].clock[t] > mine[t])
-                mine[t] = frames[i].clock[t];
-        }
+    frame->journal_end = journal_length;
+    memcpy(frame->clocks, clocks, sizeof clocks);
+    for (uint32_t t = 0; touch->kind == SCHED_RELOOK && t < threads; t++)
+        join(mine, clocks[t]);
+    for (const struct touched *it = pool + touch->first; it < pool + touch->first + touch->count; it++) {
+        join(mine, word_at(it->address)->written);
+        if (it->writes)
+            join(mine, word_at(it->address)->read);
     }
     mine[touch->thread] = depth + 1;
-    memcpy(frame->clock, mine, sizeof frame->clock);
+    for (const struct touched *it = pool + touch->first; it < pool + touch->first + touch->count; it++)
+        access_word(word_at(it->address), touch->thread, it->writes);
+    for (uint32_t t = 0; touch->kind == SCHED_RELOOK && t < threads; t++)
+        memcpy(clocks[t], mine, sizeof clocks[t]); /* it comes after all that was and before all that follows */
+}
+
+/* Back to before the chosen one of a frame; NULL: to the beginning. */
+static void turn_clocks_back(const struct frame *frame)
+{
+    uint32_t end = frame == NULL ? 0 : frame->journal_end;
+
+    while (journal_length > end) {
+        journal_length--;
+        *journal[journal_length].word = journal[journal_length].was;
+    }
+    if (frame == NULL)
+        memset(clocks, 0, sizeof clocks);
+    else
+        memcpy(clocks, frame->clocks, sizeof clocks);
 }
 
 static bool before_thread(uint32_t i, uint32_t thread)
@@ -167,19 +330,49 @@ static set leads_to(uint32_t i, uint32_t depth, uint32_t thread)
     return 0;
 }
 
+/* The last access to one of the words, in conflict with it and not before the thread, as depth + 1; 0: none. */
+static uint32_t last_race(const struct touch *next)
+{
+    uint32_t found = 0;
+
+    for (const struct touched *it = pool + next->first; it < pool + next->first + next->count; it++) {
+        const struct word *word = word_at(it->address);
+        const uint32_t *last = it->writes ? word->last : word->last_write;
+
+        for (uint32_t t = 0; t < threads; t++) {
+            if (t != next->thread && last[t] > found && last[t] > clocks[next->thread][t])
+                found = last[t];
+        }
+    }
+    return found;
+}
+
+/* Earlier races than the last are found when that order is run. */
 static void note_races_of(uint32_t depth, uint32_t thread)
 {
-    const struct touch *next = &frames[depth].touch[thread];
+    uint32_t i = last_race(&frames[depth].touch[thread]);
+    set also;
 
-    for (uint32_t i = depth; i-- > 0;) {
-        const struct touch *earlier = &frames[i].touch[frames[i].chosen];
-        set also;
+    if (i == 0)
+        return;
+    i--;
+    also = leads_to(i, depth, thread);
+    frames[i].todo |= also != 0 ? also : frames[i].enabled & ~kills_of(frames[i].enabled);
+}
 
-        if (earlier->thread == thread || !conflict(earlier, next) || before_thread(i, thread))
+/* The races of the steps that the threads are about to take. Those of a thread that stood there before have been
+ * noted, unless the step that was taken makes a new one. */
+static void note_races(uint32_t depth)
+{
+    const struct frame *frame = &frames[depth];
+    const struct frame *previous = depth > 0 ? &frames[depth - 1] : NULL;
+
+    for (uint32_t t = 0; t < threads; t++) {
+        if (!(frame->known & bit(t)))
             continue;
-        also = leads_to(i, depth, thread);
-        frames[i].todo |= also != 0 ? also : frames[i].enabled & ~kills_of(frames[i].enabled);
-        return; /* the last such step; earlier ones are found when that order is run */
+        if (previous == NULL || !(previous->known & bit(t)) ||
+            conflict(&previous->touch[previous->chosen], &frame->touch[t]))
+            note_races_of(depth, t);
     }
 }
 
@@ -188,19 +381,13 @@ static void note_taken_away(struct frame *frame)
 {
     set outside = frame->enabled & ~steps_of(frame->enabled);
 
-    for (uint32_t transition = 0; transition < KINDS * threads; transition++) {
-        if ((outside & bit(transition)) && transition != frame->chosen &&
-            conflict(&frame->touch[transition], &frame->touch[frame->chosen]))
-            frame->todo |= bit(transition);
+    for (set left = outside & ~bit(frame->chosen); left != 0; left &= left - 1) {
+        if (conflict(&frame->touch[lowest(left)], &frame->touch[frame->chosen]))
+            frame->todo |= left & -left;
     }
 }
 
 /* ---- choosing ---- */
-
-static uint32_t lowest(set transitions)
-{
-    return (uint32_t)__builtin_ctz(transitions);
-}
 
 static uint64_t next_random(void)
 {
@@ -231,13 +418,12 @@ static bool choose_first(uint32_t depth)
 {
     struct frame *frame = &frames[depth];
     set candidates = frame->enabled & ~frame->sleeping;
+    set calm = candidates & ~kills_of(candidates);
     set going_on = candidates & unpreempted(depth);
 
     frame->done = 0;
     if (config->method == EXPLORE_RANDOM) {
         /* A kill now and then, or every thread would be dead before it began. */
-        set calm = candidates & ~kills_of(candidates);
-
         frame->chosen = choose_random(calm != 0 && next_random() % 32 != 0 ? calm : candidates);
         frame->todo = bit(frame->chosen);
         return true;
@@ -246,12 +432,24 @@ static bool choose_first(uint32_t depth)
         return false;
     if (config->method == EXPLORE_BOUNDED && frame->preemptions_left == 0 && going_on != 0)
         candidates = going_on | (candidates & ~steps_of(candidates));
-    frame->chosen = lowest(going_on != 0 ? going_on : candidates);
-    frame->todo = config->method == EXPLORE_BOUNDED ? candidates : bit(frame->chosen);
+    frame->chosen = lowest(going_on != 0 ? going_on : calm != 0 ? calm : candidates);
+    frame->todo = config->method == EXPLORE_BOUNDED ? candidates : bit(frame->chosen) | relooks_of(candidates);
     return true;
 }
 
 /* ---- one schedule ---- */
+
+/* Who may look again how often, after what was chosen in the frame before. */
+static void inherit_relooks(struct frame *frame, const struct frame *previous)
+{
+    for (uint32_t t = 0; t < threads; t++) {
+        frame->relooks_left[t] = previous->relooks_left[t];
+        if (kind_of(previous->chosen) == SCHED_KILL)
+            frame->relooks_left[t] = config->relooks;
+    }
+    if (kind_of(previous->chosen) == SCHED_RELOOK)
+        frame->relooks_left[thread_of(previous->chosen)]--;
+}
 
 static void inherit(uint32_t depth)
 {
@@ -263,60 +461,101 @@ static void inherit(uint32_t depth)
         frame->kills_left = config->kills;
         frame->preemptions_left = config->preemptions;
         frame->sleeping = 0;
+        memset(frame->relooks_left, 0, sizeof frame->relooks_left);
         return;
     }
     preempted = kind_of(previous->chosen) == SCHED_STEP && depth > 1 && (previous->enabled & unpreempted(depth - 1)) &&
                 thread_of(previous->chosen) != thread_of(frames[depth - 2].chosen);
     frame->kills_left = previous->kills_left - (kind_of(previous->chosen) == SCHED_KILL);
     frame->preemptions_left = previous->preemptions_left - (preempted && previous->preemptions_left > 0);
+    inherit_relooks(frame, previous);
     frame->sleeping = 0;
     if (config->method != EXPLORE_REDUCED)
         return;
-    for (uint32_t transition = 0; transition < KINDS * threads; transition++) {
-        if ((previous->sleeping & bit(transition)) && (previous->known & bit(transition)) &&
-            !conflict(&previous->touch[transition], &previous->touch[previous->chosen]))
-            frame->sleeping |= bit(transition);
+    for (set left = previous->sleeping & previous->known; left != 0; left &= left - 1) {
+        if (!conflict(&previous->touch[lowest(left)], &previous->touch[previous->chosen]))
+            frame->sleeping |= left & -left;
     }
 }
 
 enum run_end { RUN_COMPLETE, RUN_CUT, RUN_ENDLESS };
 
-/* Is there anything left that is not a kill of an idle thread? */
-static bool is_over(const struct frame *frame)
+/* The kills that could still change something though the program is quiet: somebody else would look again. */
+static set late_kills(const struct frame *frame)
 {
-    return (frame->enabled & ~kills_of(frame->enabled)) == 0;
+    set lookers = 0, found = 0;
+
+    for (uint32_t t = 0; config->relooks > 0 && t < threads; t++) {
+        if (sched_can(t, SCHED_RELOOK))
+            lookers |= bit(t);
+    }
+    for (uint32_t t = 0; t < threads; t++) {
+        if (lookers & ~bit(t))
+            found |= frame->enabled & bit(SCHED_KILL * threads + t);
+    }
+    return found & ~frame->sleeping;
+}
+
+/* The program is quiet, and may be left at that. True: it is to go on with a kill. */
+static bool goes_on_with_a_kill(struct frame *frame)
+{
+    frame->chosen = NOTHING;
+    frame->done = 0;
+    frame->todo = late_kills(frame);
+    if (config->method != EXPLORE_RANDOM || frame->todo == 0 || next_random() % 2 == 0)
+        return false;
+    frame->chosen = choose_random(frame->todo);
+    return true;
+}
+
+static void grant(uint32_t depth)
+{
+    uint32_t chosen = frames[depth].chosen;
+
+    if (config->method == EXPLORE_REDUCED)
+        advance_clocks(depth);
+    sched_grant(thread_of(chosen), kind_of(chosen));
+    result->steps++;
+}
+
+/* The program up to the last of the first `prefix` choices, which is a new one; the clocks are those from then. */
+static void run_prefix(uint32_t prefix)
+{
+    turn_clocks_back(prefix > 0 ? &frames[prefix - 1] : NULL);
+    sched_restart();
+    for (uint32_t depth = 0; depth + 1 < prefix; depth++)
+        sched_grant(thread_of(frames[depth].chosen), kind_of(frames[depth].chosen));
+    if (prefix == 0)
+        return;
+    result->steps += prefix - 1;
+    if (config->method == EXPLORE_REDUCED)
+        note_taken_away(&frames[prefix - 1]);
+    grant(prefix - 1);
 }
 
 /* Runs one schedule: the first `prefix` choices as they stand, then new ones. */
 static enum run_end run(uint32_t prefix, uint32_t *depth_out)
 {
-    uint32_t depth = 0;
-
-    memset(clocks, 0, sizeof clocks);
-    sched_restart();
-    for (;; depth++) {
+    run_prefix(prefix);
+    for (uint32_t depth = prefix;; depth++) {
         struct frame *frame = &frames[depth];
 
         *depth_out = depth;
         if (depth >= config->steps_max || depth >= DEPTH_MAX - 1)
             return RUN_ENDLESS;
-        if (depth >= prefix) {
-            inherit(depth);
-            look(frame);
-            if (is_over(frame))
+        inherit(depth);
+        look(depth);
+        if (is_quiet(frame)) {
+            if (!goes_on_with_a_kill(frame))
                 return RUN_COMPLETE;
-            if (!choose_first(depth))
-                return RUN_CUT;
-            for (uint32_t t = 0; config->method == EXPLORE_REDUCED && t < threads; t++) {
-                if (frame->known & bit(t))
-                    note_races_of(depth, t);
-            }
+        } else if (!choose_first(depth)) {
+            return RUN_CUT;
         }
-        if (depth + 1 >= prefix && config->method == EXPLORE_REDUCED)
+        if (config->method == EXPLORE_REDUCED) {
+            note_races(depth);
             note_taken_away(frame);
-        advance_clocks(depth);
-        sched_grant(thread_of(frame->chosen), kind_of(frame->chosen));
-        result->steps++;
+        }
+        grant(depth);
     }
 }
 
@@ -361,7 +600,8 @@ int explore_outcome(uint32_t number, struct explore_outcome *out)
 
 /* ---- the search ---- */
 
-/* The deepest frame with something left to run: makes it the chosen one. Returns the new prefix, 0 at the end. */
+/* The deepest of the first `depth` frames with something left to run: makes that the chosen one. Returns the new
+ * prefix, 0 at the end. */
 static uint32_t backtrack(uint32_t depth)
 {
     while (depth-- > 0) {
@@ -386,9 +626,12 @@ static int prepare(void)
         frames = calloc(DEPTH_MAX, sizeof *frames);
         outcomes = calloc(OUTCOMES_MAX, sizeof *outcomes);
         outcome_index = calloc(INDEX_SIZE, sizeof *outcome_index);
+        words = calloc(WORDS_MAX, sizeof *words);
     }
-    if (frames == NULL || outcomes == NULL || outcome_index == NULL)
+    if (frames == NULL || outcomes == NULL || outcome_index == NULL || words == NULL)
         return -ENOMEM;
+    memset(words, 0, WORDS_MAX * sizeof *words);
+    word_count = journal_length = 0;
     for (uint32_t i = 0; i < outcome_count; i++)
         free(outcomes[i].schedule);
     outcome_count = 0;
@@ -419,7 +662,7 @@ int explore(const struct explore_config *wanted, struct explore_result *out)
             result->longest = depth;
         if (config->method == EXPLORE_RANDOM)
             continue;
-        prefix = backtrack(depth);
+        prefix = backtrack(depth + (end == RUN_COMPLETE)); /* a quiet frame may have kills left to run */
         if (prefix == 0 && rc == 0) {
             result->exhausted = 1;
             break;

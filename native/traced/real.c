@@ -61,9 +61,9 @@ int real_trylock(void *mutex)
     return robust_trylock(mutex);
 }
 
-int real_lock_until(void *mutex, uint64_t deadline_ns)
+int real_lock_for(void *mutex, uint64_t duration_ns)
 {
-    return robust_lock_until(mutex, deadline_ns);
+    return robust_lock_for(mutex, duration_ns);
 }
 
 int real_unlock(void *mutex)

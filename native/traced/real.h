@@ -15,7 +15,7 @@ void real_yield(void);
 int real_init(void *mutex);
 bool real_is_intact(const void *mutex);
 int real_trylock(void *mutex);
-int real_lock_until(void *mutex, uint64_t deadline_ns);
+int real_lock_for(void *mutex, uint64_t duration_ns);
 int real_unlock(void *mutex);
 int real_consistent(void *mutex);
 

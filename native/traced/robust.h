@@ -33,13 +33,13 @@ uint32_t thread_number(void);
 
 int step_robust_init(const struct step_site *site, robust_mutex *m);
 int step_trylock(const struct step_site *site, robust_mutex *m);
-int step_lock_until(const struct step_site *site, robust_mutex *m, uint64_t deadline_ns);
+int step_lock_for(const struct step_site *site, robust_mutex *m, uint64_t duration_ns);
 int step_unlock(const struct step_site *site, robust_mutex *m);
 int step_consistent(const struct step_site *site, robust_mutex *m);
 
 #define robust_init(m) step_robust_init(STEP_SITE(STEP_INIT, #m), (m))
 #define robust_trylock(m) step_trylock(STEP_SITE(STEP_TRYLOCK, #m), (m))
-#define robust_lock_until(m, deadline_ns) step_lock_until(STEP_SITE(STEP_LOCK, #m), (m), (deadline_ns))
+#define robust_lock_for(m, duration_ns) step_lock_for(STEP_SITE(STEP_LOCK, #m), (m), (duration_ns))
 #define robust_unlock(m) step_unlock(STEP_SITE(STEP_UNLOCK, #m), (m))
 #define robust_consistent(m) step_consistent(STEP_SITE(STEP_CONSISTENT, #m), (m))
 

@@ -3,8 +3,12 @@
  * All threads run in one thread of the system, so nothing happens between two grants, and a run repeats exactly.
  * Each always stands before a step: sched_await hands control back, and the grant lets it take that step and go on
  * to the next. Futex sleeps, wakes and robust mutexes are emulated on the same words of the segment: a sleeping
- * thread is one that only a wake (or a timeout, if its deadline can come) makes ready again, a thread before a
- * lock that is held cannot be granted, and a killed thread leaves its robust mutexes as the kernel does.
+ * thread is one that only a wake makes ready again (or that its time is up), a thread before a lock that is held
+ * cannot be granted, and a killed thread leaves its robust mutexes as the kernel does.
+ *
+ * Two ways for a sleep's time to be up: SCHED_TIMEOUT, the deadline of the call comes, and from then on it is so late
+ * for the thread until the call ends; SCHED_RELOOK, the sleep was shorter than the call may last, and nothing has
+ * happened: the clock does not move.
  *
  * Woken threads go on at once to their next step; that changes nothing that others could see.
  *
@@ -30,7 +34,6 @@
 #define STACK_BYTES (128 * 1024)
 #define OPS_MAX 16
 #define EVENTS_MAX (2 * OPS_MAX * STEP_THREADS_MAX)
-#define HELD_MAX 8
 #define MUTEXES_MAX 32
 
 struct mutex_state {
@@ -52,9 +55,10 @@ struct thread {
     bool writes;
     struct futex_sleep sleeps[FUTEX_SLEEP_MAX];
     uint32_t sleep_count;
-    uint64_t deadline_ns;
+    uint64_t deadline_ns; /* of its sleep */
+    bool late;           /* the deadline of its call has come */
     int woken;           /* what its sleep will return */
-    robust_mutex *held[HELD_MAX];
+    robust_mutex *held[SCHED_HELD_MAX];
     uint32_t held_count;
     uint32_t op;
     uint32_t op_count;
@@ -187,7 +191,7 @@ static void run_program(struct thread *self)
             self->state = SCHED_ENDED;
             return;
         }
-        self->begun = false;
+        self->begun = self->late = false;
         result->code = run_call(&self->ops[self->op], result);
         if (!self->begun)
             note_event(number, 0); /* it took no step at all */
@@ -253,10 +257,27 @@ void sched_await(const struct step_site *site, const void *address, bool writes)
     }
 }
 
+/* Until when the call of a thread may last. */
+static uint64_t call_deadline(const struct thread *thread)
+{
+    const struct sched_op *op = &thread->ops[thread->op];
+
+    return op->call == CALL_WAIT ? op->deadline_ns : SS_FOREVER;
+}
+
+uint64_t sched_now_ns(void)
+{
+    const struct thread *self = &threads[running - 1];
+
+    return self->late ? call_deadline(self) : NS_PER_SECOND;
+}
+
 int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count, uint64_t deadline_ns)
 {
     struct thread *self = &threads[running - 1];
 
+    if (count > FUTEX_SLEEP_MAX)
+        return -EINVAL;
     self->sleep_count = count;
     memcpy(self->sleeps, sleeps, count * sizeof *sleeps);
     self->deadline_ns = deadline_ns;
@@ -268,6 +289,8 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
         else if (sleeps[i].word->word_ != (uint32_t)sleeps[i].expected && self->woken == INT_MIN)
             self->woken = -EAGAIN;
     }
+    if (self->woken == INT_MIN && deadline_ns <= sched_now_ns())
+        self->woken = -ETIMEDOUT;
     step_note(site, SCHED_STEP, sleeps[0].word, sleeps[0].expected, sleeps[0].word->word_,
               self->woken == INT_MIN ? 0 : self->woken);
     if (self->woken == INT_MIN) {
@@ -333,7 +356,7 @@ int sched_trylock(robust_mutex *m)
         return -ENOTRECOVERABLE;
     if (is_held(m))
         return -EBUSY;
-    if (self->held_count == HELD_MAX)
+    if (self->held_count == SCHED_HELD_MAX)
         abort();
     *lock_word(m) = sched_tid(running - 1) | (*lock_word(m) & ROBUST_WAITERS);
     self->held[self->held_count++] = m;
@@ -393,6 +416,11 @@ static bool stands_before_a_held_lock(const struct thread *thread)
            is_held((robust_mutex *)(uintptr_t)thread->address);
 }
 
+bool sched_is_before_a_step(uint32_t number)
+{
+    return threads[number].state == SCHED_READY;
+}
+
 int sched_can(uint32_t number, uint32_t kind)
 {
     const struct thread *thread = &threads[number];
@@ -402,11 +430,15 @@ int sched_can(uint32_t number, uint32_t kind)
     if (kind == SCHED_STEP)
         return thread->state == SCHED_READY && !stands_before_a_held_lock(thread);
     if (kind == SCHED_TIMEOUT)
-        return thread->state == SCHED_SLEEPING && thread->deadline_ns != SS_FOREVER;
-    return thread->state < SCHED_ENDED;
+        return thread->state == SCHED_SLEEPING && thread->deadline_ns != SS_FOREVER &&
+               call_deadline(thread) != SS_FOREVER && call_deadline(thread) != 0;
+    if (kind == SCHED_RELOOK)
+        return thread->state == SCHED_SLEEPING && thread->deadline_ns < call_deadline(thread);
+    return kind == SCHED_KILL && thread->state < SCHED_ENDED;
 }
 
-/* Lets a thread take its step, its deadline come, or kills it. -EINVAL if that cannot be now. */
+/* Lets a thread take its step, its deadline or the end of its sleep come, or kills it. -EINVAL if that cannot be
+ * now. */
 int sched_grant(uint32_t number, uint32_t kind)
 {
     struct thread *thread = &threads[number];
@@ -420,11 +452,12 @@ int sched_grant(uint32_t number, uint32_t kind)
         running = 0;
         mutexes_of_dead(thread);
     } else {
-        if (kind == SCHED_TIMEOUT) {
+        if (kind != SCHED_STEP) {
             thread->state = SCHED_READY;
             thread->woken = -ETIMEDOUT;
+            thread->late = thread->late || kind == SCHED_TIMEOUT;
             running = number + 1;
-            step_note(NULL, SCHED_TIMEOUT, NULL, 0, 0, 0);
+            step_note(NULL, kind, NULL, 0, 0, 0);
         }
         resume(number);
     }
@@ -440,6 +473,7 @@ int sched_thread(uint32_t number, struct sched_thread_view *out)
         return -ENOENT;
     *out = (struct sched_thread_view){.state = thread->state, .op = thread->op};
     out->may_time_out = (uint32_t)sched_can(number, SCHED_TIMEOUT);
+    out->may_look_again = (uint32_t)sched_can(number, SCHED_RELOOK);
     if (thread->state != SCHED_READY)
         return 0;
     if (stands_before_a_held_lock(thread))
@@ -467,6 +501,15 @@ void sched_words(uint32_t index, uint32_t words[2])
     words[1] = segment_object(segment, index)->word1.word_;
 }
 
+void sched_state(uint32_t index, struct ss_state *out)
+{
+    uint32_t kind = segment_object(segment, index)->kind.word_;
+
+    memset(out, 0, sizeof *out);
+    if (kind != SS_FREE)
+        segment->engine->peek(segment_object(segment, index), kind, out);
+}
+
 uint32_t sched_owner_id(uint32_t number)
 {
     struct registration *self;
@@ -492,30 +535,23 @@ int sched_event(uint32_t number, struct sched_event *out)
 
 /* ---- what a transition touches ---- */
 
-static void touch_add(struct touch *out, const void *address, bool writes)
+uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHED_MAX])
 {
-    if (out->count == TOUCH_MAX)
-        abort(); /* programs of the explorer have at most three objects */
-    out->address[out->count] = address;
-    out->writes[out->count++] = writes;
-}
-
-void sched_touch(uint32_t number, uint32_t kind, struct touch *out)
-{
+    static const char kills = 0; /* as if each kill wrote it: they conflict with each other */
     const struct thread *thread = &threads[number];
+    uint32_t count = 0;
 
-    out->thread = number;
-    out->kind = kind;
-    out->count = 0;
     if (kind == SCHED_KILL) {
+        out[count++] = (struct touched){&kills, true};
         for (uint32_t i = 0; i < thread->held_count; i++)
-            touch_add(out, thread->held[i], true);
-    } else if (kind == SCHED_TIMEOUT || thread->site->op == STEP_SLEEP) {
+            out[count++] = (struct touched){thread->held[i], true};
+    } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
-            touch_add(out, thread->sleeps[i].word, false);
-    } else if (thread->address != NULL) {
-        touch_add(out, thread->address, thread->writes);
+            out[count++] = (struct touched){thread->sleeps[i].word, false};
+    } else if (kind == SCHED_STEP && thread->address != NULL) {
+        out[count++] = (struct touched){thread->address, thread->writes};
     }
+    return count;
 }
 
 /* ---- beginning and ending ---- */
@@ -597,7 +633,7 @@ void sched_restart(void)
         struct thread *thread = &threads[i];
 
         thread->state = SCHED_READY;
-        thread->started = thread->begun = false;
+        thread->started = thread->begun = thread->late = false;
         thread->site = NULL;
         thread->held_count = thread->op = 0;
         memset(thread->results, 0, sizeof thread->results);
@@ -635,6 +671,26 @@ static uint64_t mix(uint64_t digest, const void *data, size_t size)
     return digest;
 }
 
+/* The state of an engine's own protocol, as far as it is in the thread slots. Fsync has none: how its threads have
+ * left their slots makes no difference to what comes. */
+static uint64_t sched_digest_more(uint64_t digest)
+{
+    uint32_t end = segment_control(segment)->threads_fresh.word_;
+
+    if (segment->engine->id == SS_ENGINE_FSYNC)
+        return digest;
+    for (uint32_t i = 0; i < end && i < segment->geometry.threads; i++) {
+        const struct thread_slot *slot = segment_thread(segment, i);
+
+        digest = mix(digest, &slot->state, sizeof slot->state);
+        if (slot->state.word_ == SS_SLOT_FREE)
+            continue;
+        digest = mix(digest, &slot->generation, sizeof slot->generation);
+        digest = mix(digest, &slot->wait_kind, sizeof slot->wait_kind);
+    }
+    return digest;
+}
+
 uint64_t sched_digest(void)
 {
     uint64_t digest = 14695981039346656037ull;
@@ -646,7 +702,11 @@ uint64_t sched_digest(void)
         digest = mix(digest, &threads[i].op, sizeof threads[i].op);
         digest = mix(digest, threads[i].results, threads[i].op_count * sizeof threads[i].results[0]);
     }
-    for (uint32_t i = 0; i < end && i < segment->geometry.capacity; i++)
-        digest = mix(digest, segment_object(segment, i), 8);
-    return digest;
+    for (uint32_t i = 0; i < end && i < segment->geometry.capacity; i++) {
+        struct ss_state state;
+
+        sched_state(i, &state);
+        digest = mix(digest, &state, sizeof state);
+    }
+    return sched_digest_more(digest);
 }

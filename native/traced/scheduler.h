@@ -5,12 +5,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "futex.h"
 #include "segment.h"
 #include "step.h"
 #include "trace_api.h"
-
-
-struct futex_sleep;
 
 const char *step_op_name(enum step_op op);
 void step_note(const struct step_site *site, uint32_t kind, const void *address, uint64_t old, uint64_t now,
@@ -25,21 +23,23 @@ int sched_trylock(robust_mutex *m);
 int sched_unlock(robust_mutex *m);
 int sched_consistent(robust_mutex *m);
 uint32_t sched_tid(uint32_t thread);
+uint64_t sched_now_ns(void);
 bool sched_is_free_running(void);
 
-/* What a transition touches, to tell whether two of them commute. */
-#define TOUCH_MAX 10
-struct touch {
-    uint32_t thread;
-    uint32_t kind; /* enum sched_kind */
-    uint32_t count;
-    const void *address[TOUCH_MAX];
-    bool writes[TOUCH_MAX];
+/* One of the words that a transition touches, to tell whether two transitions commute. */
+struct touched {
+    const void *address;
+    bool writes;
 };
 
-void sched_touch(uint32_t thread, uint32_t kind, struct touch *out);
+/* Room for a kill: what the thread sleeps on, the robust mutexes that it holds, and what kills have in common. */
+#define SCHED_HELD_MAX 8
+#define TOUCHED_MAX (FUTEX_SLEEP_MAX + SCHED_HELD_MAX + 1)
+uint32_t sched_touched(uint32_t thread, uint32_t kind, struct touched out[TOUCHED_MAX]);
+/* Is the thread before a step, whether it may take it now or the step is to lock what is held? */
+bool sched_is_before_a_step(uint32_t thread);
 uint32_t sched_threads(void);
-/* A digest of how the program has ended: history, results, states, words of the objects. */
+/* A digest of how the program has ended: history, results, states of threads and objects. */
 uint64_t sched_digest(void);
 
 #endif

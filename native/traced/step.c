@@ -218,7 +218,7 @@ int futex_waitv_probe(void)
 
 uint64_t clock_now_ns(void)
 {
-    return step_self() != 0 ? NS_PER_SECOND : real_now_ns();
+    return step_self() != 0 ? sched_now_ns() : real_now_ns();
 }
 
 uint32_t thread_number(void)
@@ -252,13 +252,13 @@ int step_trylock(const struct step_site *site, robust_mutex *m)
     return note_mutex(site, m, old, step_self() != 0 ? sched_trylock(m) : real_trylock(m));
 }
 
-int step_lock_until(const struct step_site *site, robust_mutex *m, uint64_t deadline_ns)
+int step_lock_for(const struct step_site *site, robust_mutex *m, uint64_t duration_ns)
 {
     uint64_t old;
 
     begin(site, m, true); /* under a scheduler it comes back when the mutex can be had */
     old = get(m, 4);
-    return note_mutex(site, m, old, step_self() != 0 ? sched_trylock(m) : real_lock_until(m, deadline_ns));
+    return note_mutex(site, m, old, step_self() != 0 ? sched_trylock(m) : real_lock_for(m, duration_ns));
 }
 
 int step_unlock(const struct step_site *site, robust_mutex *m)

@@ -28,7 +28,12 @@ int step_name(const struct ss_namespace *ns, uint64_t address, char *out, uint32
 
 /* ---- the scheduler: threads of a program, one step at a time (scheduler.c) ---- */
 
-enum sched_kind { SCHED_STEP = 0, SCHED_TIMEOUT = 1, SCHED_KILL = 2 };
+enum sched_kind {
+    SCHED_STEP = 0,
+    SCHED_TIMEOUT = 1,       /* the deadline of the thread's call comes while it sleeps */
+    SCHED_KILL = 2,
+    SCHED_RELOOK = 3         /* a sleep that is shorter than the call may last ends, and nothing has happened */
+};
 
 enum sched_call {
     CALL_WAIT = 1,
@@ -74,7 +79,8 @@ enum sched_state {
 struct sched_thread_view {
     uint32_t state;          /* enum sched_state */
     uint32_t op;             /* which of its calls it is in */
-    uint32_t may_time_out;   /* sleeping, with a deadline that can come */
+    uint32_t may_time_out;   /* sleeping, in a call whose deadline can come */
+    uint32_t may_look_again; /* sleeping for a shorter time than the call may last */
     uint32_t pending_op;     /* enum step_op of the step it is about to take */
     int pending_line;
     const char *pending_file;
@@ -98,8 +104,10 @@ int sched_grant(uint32_t thread, uint32_t kind);
 int sched_can(uint32_t thread, uint32_t kind);
 int sched_thread(uint32_t thread, struct sched_thread_view *out);
 int sched_result(uint32_t thread, uint32_t op, struct sched_result *out);
-/* The two words of an object, and the owner id of a registered thread (0: it is not registered). */
+/* The two words of an object, its state as the engine reads them (kind SS_FREE: there is no such object), and the
+ * owner id of a registered thread (0: it is not registered). */
 void sched_words(uint32_t index, uint32_t words[2]);
+void sched_state(uint32_t index, struct ss_state *out);
 uint32_t sched_owner_id(uint32_t thread);
 uint32_t sched_events(void);
 int sched_event(uint32_t number, struct sched_event *out);
@@ -117,6 +125,7 @@ struct explore_config {
     uint64_t schedules_max;  /* stop after so many */
     uint64_t seed;           /* EXPLORE_RANDOM */
     uint32_t steps_max;      /* a schedule of more steps counts as endless */
+    uint32_t relooks;        /* how often a thread may look again after a kill; before the first one it may not */
 };
 
 struct explore_result {

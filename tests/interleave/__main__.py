@@ -22,7 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("program", choices=PROGRAMS, metavar="NAME")
     parser.add_argument(
-        "schedule", help="numbers of threads in order; 1t: its deadline comes, 1k: it is killed"
+        "schedule",
+        help="numbers of threads in order; 1t: its deadline comes, 1r: it looks again,"
+        " 1k: it is killed",
     )
     parser.add_argument("--engine", default="fsync")
     return parser

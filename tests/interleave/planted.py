@@ -1,30 +1,43 @@
-"""``python -m tests.interleave.planted MODULE PROGRAM``: explores a program in a traced module that
-is not the installed one, and prints what is wrong as JSON."""
+"""``python -m tests.interleave.planted MODULE PROGRAM [OPTIONS]``: explores a program in a traced
+module that is not the installed one, and prints what came of it as JSON. OPTIONS: arguments of
+``explore``, as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from ..mending.verdicts import put_in_place
 
 
-def wrong(program: str) -> dict[str, object]:
-    """How many schedules were run, and the first failure's report."""
+def explored(program: str, options: dict[str, Any]) -> dict[str, object]:
+    """How many schedules were run, what each ending's schedule and codes are, how many of them
+    nothing explains, and the first such failure's report."""
     from shmsync_tools.stage import Stage
 
-    from ..support.explore import explore, failures, report
+    from ..support.explore import explore, failures, report, to_text
     from .programs import PROGRAMS
 
     with Stage("fsync") as stage:
         PROGRAMS[program](stage)
         stage.start()
-        found = explore(stage)
-        failed = failures(stage, found)
+        found = explore(stage, **options)
+        failed = failures(stage, found, lazy_reaping=True)
         text = report(program, stage, *failed[0]) if failed else ""
-        return {"schedules": found.schedules, "failures": len(failed), "first": text}
+        endings = [
+            [to_text(each.schedule), [[r and r[0] for r in rs] for rs in each.ending.results]]
+            for each in found.outcomes
+        ]
+        return {
+            "schedules": found.schedules,
+            "exhausted": found.exhausted,
+            "endings": endings,
+            "failures": len(failed),
+            "first": text,
+        }
 
 
 if __name__ == "__main__":
     put_in_place(sys.argv[1])
-    print(json.dumps(wrong(sys.argv[2])))
+    print(json.dumps(explored(sys.argv[2], json.loads("".join(sys.argv[3:]) or "{}"))))

@@ -105,6 +105,13 @@ def owner_dies(stage: Stage) -> None:
     stage.thread("S", sweep())
 
 
+def owner_dies_unswept(stage: Stage) -> None:
+    """An owner who may die, and a contender who has to find out for himself."""
+    m = stage.mutex("M")
+    stage.thread("A", wait(m), unlock(m))
+    stage.thread("B", wait(m))
+
+
 def five_at_two_semaphores(stage: Stage) -> None:
     """Five threads and two semaphores: more schedules than can all be run."""
     s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
@@ -137,5 +144,6 @@ PROGRAMS: dict[str, Program] = {
     **RELAXED,
     **FAULTY,
     "owner_dies": owner_dies,
+    "owner_dies_unswept": owner_dies_unswept,
     "five_at_two_semaphores": five_at_two_semaphores,
 }

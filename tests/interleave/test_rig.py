@@ -3,18 +3,41 @@ planted."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from shmsync_tools.stage import Grant, Stage, State, clear, release, set_, unlock, wait
+from shmsync_tools.stage import (
+    SOME_TIME,
+    Grant,
+    ObjectState,
+    Stage,
+    State,
+    clear,
+    release,
+    set_,
+    unlock,
+    wait,
+)
 
 from ..mending.mends import Mend
 from ..mending.workshop import ROOT, Workshop
-from ..support.explore import Ending, explore, failures, from_text, look, replay, to_text
+from ..support.explore import (
+    Ending,
+    Explainer,
+    explore,
+    failures,
+    from_text,
+    in_words,
+    look,
+    replay,
+    to_text,
+)
 from .programs import PROGRAMS, Program
 
 #: Programs small enough for every schedule to be run without reduction.
@@ -41,6 +64,19 @@ TWO_STEPS = (
     "return count != 0 && cas32_acq_rel(&object->word0, count, count - 1) == count;",
     "if (count != 0)\n        store32_release(&object->word0, count - 1);\n    return count != 0;",
 )
+#: Sleeps that are shorter than the wait may last, after which the dead are looked for.
+BOUNDED = (
+    "    rc = futex_waitv(sleeps, count, wait->deadline_ns);\n",
+    """\
+    uint64_t until = clock_now_ns() + BUSY_LIMIT_NS;
+    rc = futex_waitv(sleeps, count, until < wait->deadline_ns ? until : wait->deadline_ns);
+    if (rc == -ETIMEDOUT && clock_now_ns() < wait->deadline_ns && gate_lock(wait->ns) == 0) {
+        owner_reap_threads(wait->ns);
+        gate_unlock(wait->ns);
+        return 0;
+    }
+""",
+)
 #: Faults planted in the engine, with the program whose exploration has to find each.
 PLANTED: dict[str, tuple[str, Mend]] = {
     "a lost wake-up": (
@@ -64,7 +100,7 @@ def relevant(ending: Ending) -> tuple[object, ...]:
         State.DONE if None not in results and state is State.DEAD else state
         for state, results in zip(ending.states, ending.results, strict=True)
     )
-    return ending.results, states, ending.words
+    return ending.results, states, ending.objects
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -171,7 +207,7 @@ def test_the_model_refuses_a_forged_history() -> None:
             outcome.ending.events,
             (((0, 0, 0),), ((2, 0, 0),)),
             outcome.ending.states,
-            outcome.ending.words,
+            outcome.ending.objects,
         )
         changed = type(found)(1, 1, 1, True, "forged", (type(outcome)(forged, (), 1),))
         assert failures(stage, changed)
@@ -202,7 +238,7 @@ def describe(stage: Stage, ending: Ending) -> str:
         f"{thread.name} {state.name.lower()} {[None if r is None else r[0] for r in results]}"
         for thread, state, results in zip(stage.threads, ending.states, ending.results, strict=True)
     ]
-    lines += [f"{name} {words}" for name, words in ending.words]
+    lines += [f"{name} {in_words(state)}" for name, state in ending.objects]
     return "\n".join(lines) + "\n"
 
 
@@ -234,13 +270,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("planted"))
 
 
-@pytest.mark.seconds(120)
-@pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
-    program, planted = PLANTED[fault]
-    module = workshop.build(fault.replace(" ", "-"), planted)
+def planted_explored(module: Path, program: str, **options: object) -> dict[str, Any]:
+    """What ``tests.interleave.planted`` says of a program."""
+    command = [sys.executable, "-m", "tests.interleave.planted", str(module), program]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.interleave.planted", str(module), program],
+        [*command, json.dumps(options)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -248,6 +282,108 @@ def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
+    program, planted = PLANTED[fault]
+    module = workshop.build(fault.replace(" ", "-"), planted)
+    report = planted_explored(module, program)
     assert report["failures"], f"{fault}: not found in {report['schedules']} schedules"
     print(f"{fault}: {report['first']}")
+
+
+# ---- bounded sleeps ----
+
+
+@pytest.fixture(scope="module")
+def bounded(workshop: Workshop) -> Path:
+    """A module whose waits sleep for a bounded time, and look for dead owners after it."""
+    return workshop.build("bounded", Mend("sleeps are bounded", (BOUNDED,)))
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("method", [{}, {"preemptions": 2}, {"random": 2000, "seed": 1}])
+def test_a_thread_looks_again_after_a_kill(bounded: Path, method: dict[str, int]) -> None:
+    found = planted_explored(bounded, "owner_dies_unswept", kills=1, **method)
+    print(f"{method}: {found['schedules']} schedules, {len(found['endings'])} endings")
+    assert not found["failures"], found["first"]
+    late = [schedule for schedule, _ in found["endings"] if "r" in schedule]
+    assert late
+    assert all("k" in schedule.split("r")[0] for schedule in late)
+    # B, asleep, gets the mutex of the owner whom it finds dead.
+    assert any("r" in schedule and results[1] == [0] for schedule, results in found["endings"])
+    # The owner also dies when everything is quiet.
+    assert any("0k 1r" in schedule for schedule in late)
+
+
+@pytest.mark.seconds(120)
+def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
+    found = planted_explored(bounded, "owner_dies_unswept", kills=1, relooks=0)
+    assert found["exhausted"]
+    assert found["failures"]
+    assert not any("r" in schedule for schedule, _ in found["endings"])
+
+
+@pytest.mark.seconds(120)
+def test_looking_again_does_not_heal_a_lost_wake(workshop: Workshop) -> None:
+    """Without a kill nobody looks again."""
+    module = workshop.build("bounded-no-wake", Mend("and a wake is missing", (BOUNDED, NO_WAKE)))
+    found = planted_explored(module, "waiter_and_two_releases")
+    assert found["failures"]
+    assert not any("r" in schedule for schedule, _ in found["endings"])
+
+
+@pytest.mark.seconds(120)
+def test_the_deadline_of_a_call_ends_a_bounded_sleep(bounded: Path) -> None:
+    found = planted_explored(bounded, "set_against_timeout")
+    assert not found["failures"], found["first"]
+    assert {results[0][0] for _, results in found["endings"]} == {0, -errno.ETIMEDOUT}
+    assert all(("t" in s) == (r[0][0] != 0) for s, r in found["endings"])
+
+
+def test_a_sleep_to_the_deadline_has_no_second_look() -> None:
+    with Stage() as stage:
+        e = stage.event("E")
+        a, b = (stage.thread("A", wait(e)), stage.thread("B", wait(e, timeout=SOME_TIME)))
+        stage.start()
+        for each in (a, b):
+            assert not each.can(Grant.RELOOK)
+            assert each.run() is State.SLEEPING
+            assert not each.can(Grant.RELOOK)
+        with pytest.raises(AssertionError, match="cannot be granted a RELOOK"):
+            a.look_again()
+        assert not a.can(Grant.TIMEOUT)
+        b.time_out()
+        b.finish()
+        assert b.results[0].code == -errno.ETIMEDOUT
+
+
+def test_schedules_as_text() -> None:
+    text = "0 1t 0k 1r"
+    grants = [grant for _, grant in from_text(text)]
+    assert grants == [Grant.STEP, Grant.TIMEOUT, Grant.KILL, Grant.RELOOK]
+    assert to_text(from_text(text)) == text
+
+
+# ---- mutexes of the dead ----
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_dead_owner_may_be_found_late_unless_somebody_waits(waiting: bool) -> None:
+    with Stage() as stage:
+        m = stage.mutex("M")
+        a = stage.thread("A", wait(m))
+        b = stage.thread("B", *([wait(m)] if waiting else []))
+        stage.start()
+        a.finish()
+        b.run()
+        a.kill()
+        ending = look(stage)
+        assert ending.objects == (("M", ObjectState(1, 0, 0, False, False)),)
+        assert not Explainer(stage, ending, queued=True).explains()
+        lazily = Explainer(stage, ending, queued=True, lazy_reaping=True)
+        assert lazily.explains() is not waiting

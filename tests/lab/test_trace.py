@@ -80,7 +80,7 @@ def test_steps_that_touch_no_object_are_hidden_and_counted() -> None:
     hidden = len(step_lines(everything)) - len(step_lines(shown))
     assert f"({hidden} steps that touch no object's words are hidden: --all-steps)" in shown
     assert not any("hidden" in line for line in everything)
-    assert any("trylock gate" in line for line in everything)
+    assert any("lock gate" in line for line in everything)
     assert not any("gate" in line or ".kind" in line for line in step_lines(shown))
 
 
@@ -131,10 +131,12 @@ def made_up(*steps: Step, **changes: object) -> Run:
         ("store", "M.word0", 65536, 2**32 - 1, 0, "store M: A -> abandoned"),
         ("sleep", "M.word0", 2**64 - 1, 2**32 - 1, -22, "sleep refused: EINVAL, ..."),
         ("sleep", "M.word0", 65536, 0, -11, "no sleep: M is free, ..."),
+        ("sleep", "M.word0", 65536, 65536, -110, "no sleep: too late, ..."),
         ("sleep", "M.word0", 65536, 65536, 0, "sleep while M is A, ..."),
         ("wake", "M.word0", 0, 0, 0, "wake M: nobody"),
         ("wake", "M.word0", 0, 0, 3, "wake M: 3"),
         ("timeout", "", 0, 0, 0, "the deadline"),
+        ("relook", "", 0, 0, 0, "looks again"),
         ("kill", "", 0, 0, 0, "killed"),
         ("yield", "", 0, 0, 0, "pause"),
         ("trylock", "gate", 0, 1000, -130, "trylock gate: EOWNERDEAD"),

@@ -17,22 +17,22 @@ from __future__ import annotations
 import copy
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, Stage, State
+from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, ObjectState, Stage, State
 
 from shmsync._traced import ffi, lib
 
 from ..model import BLOCKED, Model, RefusedError
 
-#: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k".
+#: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k 0r".
 Schedule = tuple[tuple[int, Grant], ...]
 
 #: The most schedules of an exhaustive search. Programs with more are searched up to a bound.
 EXHAUSTIVE_MAX = 10_000_000
 
-_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k"}
+_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k", Grant.RELOOK: "r"}
 _GRANTS = {sign: grant for grant, sign in _SIGNS.items()}
 
 
@@ -44,7 +44,7 @@ def to_text(schedule: Schedule) -> str:
 def from_text(text: str) -> Schedule:
     """The schedule that a line means."""
     return tuple(
-        (int(word.rstrip("tk")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
+        (int(word.rstrip("tkr")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
     )
 
 
@@ -60,12 +60,12 @@ class Event:
 @dataclass(frozen=True)
 class Ending:
     """How a program ended: its history, what the calls returned (None: they have not), where the
-    threads stand, and the words of the objects."""
+    threads stand, and the states of the objects."""
 
     events: tuple[Event, ...]
     results: tuple[tuple[tuple[int, int, int] | None, ...], ...]
     states: tuple[State, ...]
-    words: tuple[tuple[str, tuple[int, int]], ...]
+    objects: tuple[tuple[str, ObjectState], ...]
     endless: bool = False
 
 
@@ -108,8 +108,8 @@ def look(stage: Stage) -> Ending:
         )
         for thread in stage.threads
     )
-    words = tuple(stage.words().items())
-    return Ending(tuple(events), results, tuple(each.state for each in stage.threads), words)
+    objects = tuple(stage.states().items())
+    return Ending(tuple(events), results, tuple(each.state for each in stage.threads), objects)
 
 
 def replay(stage: Stage, schedule: Schedule) -> Ending:
@@ -129,7 +129,7 @@ def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
         )
         ending = replay(stage, schedule)
         if raw.endless:
-            ending = Ending(ending.events, ending.results, ending.states, ending.words, True)
+            ending = replace(ending, endless=True)
         yield Outcome(ending, schedule, raw.count)
 
 
@@ -143,13 +143,15 @@ def explore(
     seed: int = 0,
     schedules_max: int = EXHAUSTIVE_MAX,
     steps_max: int = 600,
+    relooks: int = 2,
 ) -> Exploration:
     """Runs the schedules of the program on a started stage.
 
     All of them, reduced; or with ``preemptions`` all with at most so many, unreduced; or with
     ``random`` so many random ones from ``seed``. ``kills`` of the ``killable`` threads may be
-    killed, at any instant. A schedule of more than ``steps_max`` steps is cut off and called
-    endless."""
+    killed, at any instant; after each kill, and once nobody can go on by himself, each thread's
+    bounded sleep may end ``relooks`` times. A schedule of more than ``steps_max`` steps is cut off
+    and called endless."""
     method, name = lib.EXPLORE_REDUCED, "partial order reduction"
     if preemptions is not None:
         method, name = lib.EXPLORE_BOUNDED, f"at most {preemptions} preemptions"
@@ -163,6 +165,7 @@ def explore(
     config.schedules_max = schedules_max
     config.seed = seed
     config.steps_max = steps_max
+    config.relooks = relooks
     result = ffi.new("struct explore_result *")
     code = lib.explore(config, result)
     assert code == 0, f"the search failed: {errno.errorcode.get(-code, code)}"
@@ -208,12 +211,18 @@ class Explainer:
 
     ``queued``: waits queue in the model in the order of their instants, so that who came first is
     served first. Without it a wait that returned is one instant at which it could take its objects:
-    all that can be asked of an engine without queues."""
+    all that can be asked of an engine without queues.
 
-    def __init__(self, stage: Stage, ending: Ending, *, queued: bool) -> None:
+    ``lazy_reaping``: a mutex may still be a dead thread's at the end, if nobody sleeps waiting for
+    it: the engine finds out when somebody next wants it."""
+
+    def __init__(
+        self, stage: Stage, ending: Ending, *, queued: bool, lazy_reaping: bool = False
+    ) -> None:
         self.stage = stage
         self.ending = ending
         self.queued = queued
+        self.lazy_reaping = lazy_reaping
         self.begun_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if not e.ends}
         self.ended_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if e.ends}
         self.seen: set[str] = set()
@@ -232,9 +241,11 @@ class Explainer:
         return any(self._search(after) for after in self._moves(at))
 
     def _is_the_end(self, at: _Search) -> bool:
-        if not set(self.ended_at) <= at.done or not self._words_agree(at.model):
+        if not set(self.ended_at) <= at.done or not self._states_agree(at.model):
             return False
         for number, state in enumerate(self.ending.states):
+            if state in (State.DEAD, State.ENDED) and (number, -1) not in at.done:
+                return False
             call = self._next_call(at, number)
             if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
                 return False
@@ -338,19 +349,39 @@ class Explainer:
         if result is None or got is None or result[0] == int(got):
             yield _Search(model, at.done | {(number, i)}, at.queued)
 
-    def _words_agree(self, model: Model) -> bool:
-        """Do the objects' words, as the engine's table in layout.h reads them, hold what the model
-        says?"""
-        for each, (_, (word0, word1)) in zip(model.objects, self.ending.words, strict=True):
-            if each.kind == "mutex":
-                owned = word0 not in (0, 2**32 - 1)
-                if owned != (each.count > 0) or (owned and word1 != each.count):
-                    return False
-                if not owned and (word0 != 0) != each.abandoned:
-                    return False
-            elif word0 != each.count:
+    def _states_agree(self, model: Model) -> bool:
+        """Are the objects in the states that the model says?"""
+        for number, (_, state) in enumerate(self.ending.objects):
+            says = model.objects[number]
+            if says.kind == "semaphore":
+                agrees = state.count == says.count
+            elif says.kind != "mutex":
+                agrees = state.signaled == bool(says.count)
+            elif says.count > 0:
+                agrees = (state.owner, state.count) == (says.owner, says.count)
+            else:
+                agrees = state.owner is None and state.abandoned == says.abandoned
+                agrees = agrees or (says.abandoned and self._is_yet_to_be_reaped(number))
+            if not agrees:
                 return False
         return True
+
+    def _is_yet_to_be_reaped(self, number: int) -> bool:
+        """Is the mutex still a dead thread's, and may it be?"""
+        _, state = self.ending.objects[number]
+        if not self.lazy_reaping or state.owner is None or state.owner < 0:
+            return False
+        if self.ending.states[state.owner] not in (State.DEAD, State.ENDED):
+            return False
+        return not any(self._sleeps_on(each, number) for each in range(len(self.ending.states)))
+
+    def _sleeps_on(self, thread: int, number: int) -> bool:
+        """Does the thread sleep at the end in a wait for that object?"""
+        if self.ending.states[thread] is not State.SLEEPING:
+            return False
+        results = self.ending.results[thread]
+        call = self.stage.threads[thread].calls[results.index(None)]
+        return self.stage.objects[number] in (*call.objects, call.alert)
 
 
 def _agrees(got: Any, result: tuple[int, int, int]) -> bool:
@@ -374,31 +405,39 @@ _CALLS: dict[int, Callable[[Model, int, Stage, Call], Any]] = {
 def initial_model(stage: Stage) -> Model:
     """The model of the objects on a stage, as they were before the program began."""
     model = Model()
-    for each, (word0, word1) in zip(stage.objects, _first_words(stage), strict=True):
+    for each in stage.objects:
+        state = stage.first_states[each.name]
         if each.kind == "semaphore":
-            model.semaphore(word0, word1)
+            model.semaphore(state.count, state.maximum)
         elif each.kind == "mutex":
             model.mutex()
         else:
-            model.event(manual=each.kind == "manual event", signaled=bool(word0))
+            model.event(manual=each.kind == "manual event", signaled=state.signaled)
     return model
 
 
-def _first_words(stage: Stage) -> list[tuple[int, int]]:
-    return list(stage.first_words.values())
-
-
 def failures(
-    stage: Stage, found: Exploration, *, queued: bool = False
+    stage: Stage, found: Exploration, *, queued: bool = False, lazy_reaping: bool = False
 ) -> list[tuple[str, Outcome]]:
-    """The endings that nothing explains: endless ones, and those that the model contradicts."""
+    """The endings that nothing explains: endless ones, and those that the model contradicts. What
+    ``queued`` and ``lazy_reaping`` ask of the engine, ``Explainer`` says."""
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:
             wrong.append(("it never ends", outcome))
-        elif not Explainer(stage, outcome.ending, queued=queued).explains():
+        elif not Explainer(
+            stage, outcome.ending, queued=queued, lazy_reaping=lazy_reaping
+        ).explains():
             wrong.append(("the model cannot explain it", outcome))
     return wrong
+
+
+def in_words(state: ObjectState) -> str:
+    """An object's state on one line: what there is to say of it."""
+    said = [f"owner {state.owner}"] if state.owner is not None else []
+    said += [f"{name} {getattr(state, name)}" for name in ("count", "maximum") if vars(state)[name]]
+    said += [name for name in ("abandoned", "signaled") if vars(state)[name]]
+    return ", ".join(said) or "0"
 
 
 def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
@@ -412,7 +451,7 @@ def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
             for call, result in zip(thread.calls, results, strict=True)
         )
         lines.append(f"  {thread.name} {state.name.lower()}: {calls}")
-    lines.append(f"  words {dict(outcome.ending.words)}")
+    lines += [f"  {name} {in_words(state)}" for name, state in outcome.ending.objects]
     lines.append(f"again: python -m tests.interleave {name} '{to_text(outcome.schedule)}'")
     return "\n".join(lines)
 
@@ -429,6 +468,7 @@ __all__ = [
     "explore_far",
     "failures",
     "from_text",
+    "in_words",
     "initial_model",
     "look",
     "replay",

@@ -50,11 +50,13 @@ class State(IntEnum):
 
 
 class Grant(IntEnum):
-    """What the scheduler can do to a thread."""
+    """What the scheduler can do to a thread. ``TIMEOUT``: the deadline of its call comes while it
+    sleeps. ``RELOOK``: it sleeps for a shorter time than its call may last, and that is over."""
 
     STEP = lib.SCHED_STEP
     TIMEOUT = lib.SCHED_TIMEOUT
     KILL = lib.SCHED_KILL
+    RELOOK = lib.SCHED_RELOOK
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,18 @@ class Object:
     kind: str
     slot: int
     pointer: CData = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """The state of an object, whatever its engine keeps it in. ``owner`` is the number of the
+    thread that owns a mutex: None if it is free, -1 if its owner is nobody on the stage."""
+
+    count: int
+    maximum: int
+    owner: int | None
+    abandoned: bool
+    signaled: bool
 
 
 @dataclass(frozen=True)
@@ -149,8 +163,8 @@ def end() -> Call:
 @dataclass(frozen=True)
 class Step:
     """One step that was taken: by whom, what, on which word, from which value to which, where in
-    the source. ``op`` is "load", "cas", "sleep", ..., or "timeout" or "kill". ``words`` are the two
-    words of every object after it."""
+    the source. ``op`` is "load", "cas", "sleep", ..., or "timeout", "relook" or "kill". ``words``
+    are the two words of every object after it."""
 
     thread: str
     call: int
@@ -249,8 +263,12 @@ class Thread:
         self.stage.grant(self, Grant.STEP)
 
     def time_out(self) -> None:
-        """Lets the deadline of its sleep come."""
+        """Lets the deadline of its call come while it sleeps."""
         self.stage.grant(self, Grant.TIMEOUT)
+
+    def look_again(self) -> None:
+        """Ends its sleep, which is shorter than its call may last."""
+        self.stage.grant(self, Grant.RELOOK)
 
     def kill(self) -> None:
         """Kills it before its next step."""
@@ -321,8 +339,9 @@ class Stage:
         self.objects: list[Object] = []
         self.threads: list[Thread] = []
         self.trace: list[Step] = []
-        #: The objects' words before the first step.
+        #: The objects' words and states before the first step.
         self.first_words: dict[str, tuple[int, int]] = {}
+        self.first_states: dict[str, ObjectState] = {}
         self._started = False
         self._attach(by_name(engine).number)
         Stage._open = self
@@ -414,9 +433,10 @@ class Stage:
         self.trace = []
         lib.sched_restart()
         self.first_words = self.words()
+        self.first_states = self.states()
 
     def grant(self, thread: Thread, grant: Grant) -> None:
-        """Grants a thread a step, a timeout or death, and records it in ``trace``."""
+        """Grants a thread a step, a timeout, a re-look or death, and records it in ``trace``."""
         call = thread.call
         lib.step_record(1)
         code = lib.sched_grant(thread.number, grant)
@@ -462,6 +482,19 @@ class Stage:
         for each in self.objects:
             lib.sched_words(each.slot, raw)
             found[each.name] = (int(raw[0]), int(raw[1]))
+        return found
+
+    def states(self) -> dict[str, ObjectState]:
+        """The state of every object, by name."""
+        raw = ffi.new("struct ss_state *")
+        owners = {lib.sched_owner_id(each.number): each.number for each in self.threads}
+        found = {}
+        for each in self.objects:
+            lib.sched_state(each.slot, raw)
+            owner = owners.get(raw.owner, -1) if raw.owner else None
+            found[each.name] = ObjectState(
+                int(raw.count), int(raw.maximum), owner, bool(raw.abandoned), bool(raw.signaled)
+            )
         return found
 
     def owner_name(self, owner: int) -> str:

@@ -25,7 +25,7 @@ Lanes = tuple[str, ...]
 class Mark:
     """A line of the timeline. ``kind`` is one of
 
-    * "step", "timeout", "kill": what was granted to a thread;
+    * "step", "timeout", "relook", "kill": what was granted to a thread;
     * "call", "return": a thread begins a call, or has its answer;
     * "note": a remark of the script;
     * "forged": a word was changed past the engine;
@@ -80,7 +80,7 @@ def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: b
     found = _found(step)
     changed = {name for name, words in step.words.items() if words != found[name]}
     return Mark(
-        step.op if step.op in ("timeout", "kill") else "step",
+        step.op if step.op in ("timeout", "relook", "kill") else "step",
         reader.step(step) + (f" ({', '.join(woken)})" if woken else ""),
         threads.index(step.thread),
         number=number + 1,

@@ -117,6 +117,7 @@ class Reader:
             "wake": f"wake {word}: {step.result or 'nobody'}",
             "yield": "pause",
             "timeout": "the deadline",
+            "relook": "looks again",
             "kill": "killed",
         }
         result = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
@@ -149,6 +150,8 @@ def _sleep(word: str, expected: str, found: str, result: int) -> str:
         return f"sleep while {word} is {expected}"
     if result == -errno.EAGAIN:
         return f"no sleep: {word} is {found}"
+    if result == -errno.ETIMEDOUT:
+        return "no sleep: too late"
     return f"sleep refused: {errno.errorcode.get(-result, str(result))}"
 
 
