@@ -11,10 +11,10 @@
  * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
  *
  * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is
- * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two. After
- * each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up shows
- * as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look again
- * after a kill, the kills are run from there too.
+ * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two.
+ * After each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up
+ * shows as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look
+ * again after a kill, the kills are run from there too.
  *
  * EXPLORE_BOUNDED runs every schedule with at most so many preemptions, without reduction: for programs that have
  * too many. EXPLORE_RANDOM runs random ones from a seed.

@@ -545,6 +545,9 @@ uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHE
         out[count++] = (struct touched){&kills, true};
         for (uint32_t i = 0; i < thread->held_count; i++)
             out[count++] = (struct touched){thread->held[i], true};
+        /* A wake of few may mean it, or somebody else if it is dead. */
+        for (uint32_t i = 0; thread->state == SCHED_SLEEPING && i < thread->sleep_count; i++)
+            out[count++] = (struct touched){thread->sleeps[i].word, false};
     } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};

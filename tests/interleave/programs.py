@@ -112,6 +112,13 @@ def owner_dies_unswept(stage: Stage) -> None:
     stage.thread("B", wait(m))
 
 
+def two_sweepers(stage: Stage) -> None:
+    """Two sweepers, one after the other behind the gate."""
+    stage.mutex("M")
+    stage.thread("A", sweep())
+    stage.thread("B", sweep())
+
+
 def five_at_two_semaphores(stage: Stage) -> None:
     """Five threads and two semaphores: more schedules than can all be run."""
     s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
@@ -145,5 +152,6 @@ PROGRAMS: dict[str, Program] = {
     **FAULTY,
     "owner_dies": owner_dies,
     "owner_dies_unswept": owner_dies_unswept,
+    "two_sweepers": two_sweepers,
     "five_at_two_semaphores": five_at_two_semaphores,
 }
