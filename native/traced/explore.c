@@ -545,16 +545,16 @@ static enum run_end run(uint32_t prefix, uint32_t *depth_out)
             return RUN_ENDLESS;
         inherit(depth);
         look(depth);
+        if (config->method == EXPLORE_REDUCED)
+            note_races(depth); /* also of a schedule that is cut: only there a thread may stand before a held lock */
         if (is_quiet(frame)) {
             if (!goes_on_with_a_kill(frame))
                 return RUN_COMPLETE;
         } else if (!choose_first(depth)) {
             return RUN_CUT;
         }
-        if (config->method == EXPLORE_REDUCED) {
-            note_races(depth);
+        if (config->method == EXPLORE_REDUCED)
             note_taken_away(frame);
-        }
         grant(depth);
     }
 }
