@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from shmsync._traced import lib
-from shmsync_tools.stage import Call, Grant, Result, Stage, Step, Thread
+from shmsync_tools.stage import Call, Grant, Object, Result, Stage, Step, Thread
 
 
 class Verdict(Enum):
@@ -152,9 +152,19 @@ class ScriptedStage(Stage):
         super().grant(thread, grant)
         self._note_returns()
 
-    def say(self, text: str) -> None:
-        """A remark for the reader of the trace, about the steps that follow."""
-        self.notes.append(Note(len(self.trace), text))
+    def say(self, text: str, **instead: str) -> None:
+        """A remark for the reader of the trace, about the steps that follow; ``instead`` for the
+        engines of these names."""
+        self.notes.append(Note(len(self.trace), self.by_engine(text, **instead)))
+
+    def by_engine(self, text: str, **instead: str) -> str:
+        """A text, or what stands for it with the engine of this stage."""
+        return instead.get(self.engine, text)
+
+    def until_taking(self, thread: Thread, object_: Object) -> None:
+        """Holds a thread before it takes an object in a wait for several: fsync takes each by a
+        compare-and-swap, handoff stores to each under the gate."""
+        thread.until("store" if self.engine == "handoff" else "cas", object_)
 
     def _note_returns(self) -> None:
         known = {(each.thread, each.call) for each in self.returns}
