@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from shmsync._traced import lib
-from shmsync_tools.stage import Call, Grant, Object, Result, Stage, Step, Thread
+from shmsync_tools.stage import Call, Grant, Object, Result, Stage, State, Step, Thread
 
 
 class Verdict(Enum):
@@ -140,11 +140,13 @@ class ScriptedStage(Stage):
         self.returns: list[Returned] = []
         self.owners: dict[int, str] = {}
         self.first_words: dict[str, tuple[int, int]] = {}
+        self._progress: dict[int, tuple[int, bool]] = {}
 
     def restart(self) -> None:
         super().restart()
         self.notes = []
         self.returns = []
+        self._progress = {}
         self.first_words = self.words()
         self._note_returns()
 
@@ -167,14 +169,21 @@ class ScriptedStage(Stage):
         thread.until("store" if self.engine == "handoff" else "cas", object_)
 
     def _note_returns(self) -> None:
-        known = {(each.thread, each.call) for each in self.returns}
         for thread in self.threads:
-            self.owners[int(lib.sched_owner_id(thread.number))] = thread.name
-            for number in range(min(thread.call + 1, len(thread.calls))):
-                if (thread.name, number) not in known and thread.results[number].finished:
-                    text = answer(self, thread.calls[number], thread.results[number])
-                    self.returns.append(Returned(len(self.trace), thread.name, number, text))
+            view = thread._view()
+            progress = (view.op, view.state in (State.DONE, State.ENDED))
+            if self._progress.get(thread.number) != progress:
+                self._progress[thread.number] = progress
+                self._note_returns_of(thread)
+
+    def _note_returns_of(self, thread: Thread) -> None:
+        self.owners[int(lib.sched_owner_id(thread.number))] = thread.name
         self.owners.pop(0, None)
+        known = {each.call for each in self.returns if each.thread == thread.name}
+        for number in range(min(thread.call + 1, len(thread.calls))):
+            if number not in known and thread.results[number].finished:
+                text = answer(self, thread.calls[number], thread.results[number])
+                self.returns.append(Returned(len(self.trace), thread.name, number, text))
 
 
 def answer(stage: Stage, call: Call, result: Result) -> str:
