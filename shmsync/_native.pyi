@@ -19,6 +19,7 @@ class _FFI:
 class _Lib:
     SS_ENGINE_ANY: Final[int]
     SS_ENGINE_FSYNC: Final[int]
+    SS_ENGINE_HANDOFF: Final[int]
     SS_FREE: Final[int]
     SS_SEMAPHORE: Final[int]
     SS_MUTEX: Final[int]

@@ -263,7 +263,7 @@ def _show(arguments: argparse.Namespace) -> int:
     print(f"F{entry.number}: {entry.title}\n")
     print(_wrapped(entry.text) + "\n")
     print(_wrapped(f"NT: {entry.nt}") + "\n")
-    print(f"known from:  {', '.join(entry.schemes) or "none of Wine's schemes"}")
+    print(f"known from:  {', '.join(entry.schemes) or 'none of them'}")
     print(f"shown by:    {entry.shown}")
     for scenario in scenarios:
         for engine in scenario.engines:

@@ -75,7 +75,7 @@ def pulse_releases_late_comers(stage: ScriptedStage) -> Finding:
     """A pulse releases those who come later, and the same one again"""
     e = stage.event("E", manual=True)
     p = stage.thread("P", pulse(e))
-    n = stage.thread("N", wait(e), wait(e), wait(e))
+    n = stage.thread("N", wait(e), wait(e))
     w = stage.thread("W", wait(e))
 
     def passed() -> int:
@@ -88,7 +88,7 @@ def pulse_releases_late_comers(stage: ScriptedStage) -> Finding:
     stage.say("P sets E, and pauses", handoff="P sets E, and is held before it resets it")
     _until_pulsed(stage, p)
     stage.say(
-        "N, who was not there when E was set, waits for E, three times",
+        "N, who was not there when E was set, waits for E, twice",
         handoff="N, who was not there, comes for E: P is at it, so N waits for the gate",
     )
     n.run()
