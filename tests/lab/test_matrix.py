@@ -221,13 +221,13 @@ def test_an_engine_without_a_scenario_is_unavailable(capsys: pytest.CaptureFixtu
     assert "F6 has no scenario for the engine fsync" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--engine", "all"], ["--engine", "fsync"]])
+@pytest.mark.parametrize("arguments", [[], ["--engine", "all"], ["--engine", "handoff"]])
 def test_a_machine_on_which_no_engine_works_is_told_why(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Engine, "check", lambda engine: "it is too old")
     assert cli.main(["lab", "matrix", *arguments]) == cli.Exit.UNAVAILABLE
-    assert "fsync does not work here: it is too old" in capsys.readouterr().err
+    assert "handoff does not work here: it is too old" in capsys.readouterr().err
 
 
 def test_the_lab_may_be_missing(

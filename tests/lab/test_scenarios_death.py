@@ -18,7 +18,8 @@ FSYNC = {
     **dict.fromkeys((51, 56, 58, 59, 60, 61), PREVENTED),
     **dict.fromkeys((47, 57, 62), NOT),
 }
-#: And on handoff: what user space cannot mend; an id that comes round (forced); ntsync's convention.
+#: And on handoff. What occurs: an id that comes round (forced), ntsync's convention of previous
+#: values, and what user space cannot mend.
 HANDOFF = {
     **dict.fromkeys(range(36, 64), CANNOT),
     **dict.fromkeys((44, 48, 49, 50, 54, 63), OCCURS),
