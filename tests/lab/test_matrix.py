@@ -72,6 +72,7 @@ def test_every_entry_has_a_scenario_for_every_engine() -> None:
     assert matrix.all_scenarios().keys() == wanted
 
 
+@pytest.mark.seconds(300)
 def test_three_runs_of_the_matrix_are_equal() -> None:
     runs = [shmsync("lab", "matrix", "--json") for _ in range(3)]
     assert [(run.returncode, run.stderr) for run in runs] == [(0, "")] * 3
@@ -112,6 +113,7 @@ def test_the_titles_of_the_scenarios_are_one_line() -> None:
         assert not scenario.title.endswith(".")
 
 
+@pytest.mark.seconds(120)
 @pytest.mark.usefixtures("with_a_broken_scenario")
 def test_a_scenario_that_breaks_off_is_reported_and_the_rest_is_run(
     capsys: pytest.CaptureFixture[str],
@@ -241,6 +243,7 @@ def test_the_lab_may_be_missing(
     assert "lab " in capsys.readouterr().out
 
 
+@pytest.mark.seconds(120)
 def test_the_report_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "lab.html"
     assert cli.main(["lab", "report", "-o", str(page)]) == 0

@@ -391,6 +391,7 @@ return {
 """
 
 
+@pytest.mark.seconds(120)
 def test_a_page_of_all_scenarios_is_small(real_page: Path) -> None:
     articles = Page(real_page.read_text()).tags["article"]
     assert articles >= len(CATALOGUE) - 1

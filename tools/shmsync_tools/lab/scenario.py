@@ -24,12 +24,15 @@ A scenario that needs real processes takes no stage (``stage=False``).
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from shmsync._traced import lib
 from shmsync_tools.stage import Call, Grant, Object, Result, Stage, State, Step, Thread
+
+#: Steps after which no other thread goes on by itself.
+WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep"})
 
 
 class Verdict(Enum):
@@ -148,11 +151,13 @@ class ScriptedStage(Stage):
         self.returns = []
         self._progress = {}
         self.first_words = self.words()
-        self._note_returns()
+        self._note_returns(self.threads)
 
     def grant(self, thread: Thread, grant: Grant) -> None:
+        before = len(self.trace)
         super().grant(thread, grant)
-        self._note_returns()
+        alone = all(step.op in WAKES_NOBODY for step in self.trace[before:])
+        self._note_returns([thread] if alone else self.threads)
 
     def say(self, text: str, **instead: str) -> None:
         """A remark for the reader of the trace, about the steps that follow; ``instead`` for the
@@ -168,8 +173,8 @@ class ScriptedStage(Stage):
         compare-and-swap, handoff stores to each under the gate."""
         thread.until("store" if self.engine == "handoff" else "cas", object_)
 
-    def _note_returns(self) -> None:
-        for thread in self.threads:
+    def _note_returns(self, threads: Sequence[Thread]) -> None:
+        for thread in threads:
             view = thread._view()
             progress = (view.op, view.state in (State.DONE, State.ENDED))
             if self._progress.get(thread.number) != progress:
