@@ -87,7 +87,7 @@ struct ss_open {
 
 int ss_open(struct ss_open *request);
 /* For a caller that is interrupted after ss_open: closes what it opened, unless that was adopted. */
-void ss_open_undo(struct ss_open *request);
+int ss_open_undo(struct ss_open *request);
 int ss_close(struct ss_handle *handle);
 void ss_handle_free(struct ss_handle *handle);
 
@@ -113,7 +113,7 @@ struct ss_wait {
     struct ss_handle *signal; /* in: signaled once before waiting, then set to NULL here; or NULL */
     uint64_t deadline_ns;   /* in: CLOCK_MONOTONIC; 0 polls; UINT64_MAX never comes */
     uint32_t index;         /* out: which, or `count` for the alert; 0 for a wait-all */
-    uint32_t taken;         /* out: the wait succeeded and its objects are taken */
+    uint32_t taken;         /* out: not 0: the wait succeeded and its objects are taken */
     uint64_t abandoned;     /* out: bit i: objects[i] was an abandoned mutex */
     uint32_t under_way;     /* private: -EINTR was returned */
     uint64_t stuck_since_ns;/* private: since when the segment's lock could not be had */

@@ -211,6 +211,8 @@ void directory_close(struct ss_namespace *ns, uint32_t process, uint32_t index)
 {
     if (!directory_is_open(ns, process, index))
         return;
+    if (ns->engine->drop_gone != NULL)
+        ns->engine->drop_gone(ns, segment_object(ns, index)); /* they would keep it */
     write_open(ns, process, index, false);
     free_slot(ns, index);
     undo_commit(ns);

@@ -48,6 +48,10 @@ struct engine {
     void (*give_back)(struct ss_namespace *ns, struct object *object, uint32_t owner, bool abandoned);
     /* Logs the removal of a thread from all queues, for the caller's commit; NULL if there are none. */
     int (*leave_queues)(struct ss_namespace *ns, uint32_t slot);
+    /* The same at once, for a thread that leaves in good order; NULL if there are no queues. */
+    int (*forget_wait)(struct ss_namespace *ns, uint32_t slot);
+    /* Takes out of an object's queues who has gone away from his wait; NULL if there are none. */
+    void (*drop_gone)(struct ss_namespace *ns, struct object *object);
     /* After the undo of what a dead holder of the gate had begun: finishes what he had committed; or NULL. */
     int (*recover)(struct ss_namespace *ns);
 };

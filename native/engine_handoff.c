@@ -306,6 +306,13 @@ static bool is_intact(struct ss_namespace *ns, const struct thread_slot *thread)
     return true;
 }
 
+static bool queue_is_intact(const struct ss_namespace *ns, const struct queue *queue)
+{
+    uint32_t first = load32_relaxed(&queue->first), last = load32_relaxed(&queue->last);
+
+    return link_leads_somewhere(ns, first) && link_leads_somewhere(ns, last) && (first == 0) == (last == 0);
+}
+
 /* Logs the entry's place at the tail. Its own links are in nobody's way before that. */
 static void append(struct ss_namespace *ns, struct queue *queue, struct place place)
 {
@@ -365,6 +372,40 @@ static int remove_gone(struct ss_namespace *ns, uint32_t slot)
     if (rc == 0)
         free_unused(ns, segment_thread(ns, slot));
     return rc;
+}
+
+static int handoff_forget_wait(struct ss_namespace *ns, uint32_t slot)
+{
+    return load32_relaxed(&segment_thread(ns, slot)->wait_kind) == SS_WAIT_NONE ? 0 : remove_gone(ns, slot);
+}
+
+/* The first in a queue who has gone away: his slot, or SS_NONE. */
+static uint32_t first_gone(struct ss_namespace *ns, const struct queue *queue)
+{
+    uint32_t link = load32_relaxed(&queue->first);
+
+    for (uint32_t steps = 0; link != 0 && link_leads_somewhere(ns, link); steps++) {
+        uint32_t slot = place_of(link).slot;
+
+        if ((load32_acquire(&segment_thread(ns, slot)->word) & RESULT_MASK) == GONE)
+            return slot;
+        if (steps > ns->geometry.threads * ENTRIES)
+            break;
+        link = load32_relaxed(next_of(ns, link));
+    }
+    return SS_NONE;
+}
+
+static void handoff_drop_gone(struct ss_namespace *ns, struct object *object)
+{
+    for (uint32_t i = 0; i < ns->geometry.threads; i++) {
+        uint32_t slot = first_gone(ns, &object->any);
+
+        if (slot == SS_NONE)
+            slot = first_gone(ns, &object->all);
+        if (slot == SS_NONE || remove_gone(ns, slot) < 0)
+            return;
+    }
 }
 
 /* ---- publishing ---- */
@@ -576,17 +617,71 @@ static int pulse(struct slow *slow, struct object *object, struct ss_state *stat
     return rc;
 }
 
+static int64_t change_under_gate(struct ss_namespace *ns, struct object *object, const struct change *change);
+
+/* Abandons a mutex if its owner is dead. 1 if he was; 0; -EBADMSG. The mutex need not be captured yet. */
+static int abandon_if_dead(struct ss_namespace *ns, struct object *object)
+{
+    struct ss_state state = held_state(object);
+    const struct change kill = {KILL, state.owner};
+    int64_t rc;
+
+    if (state.kind != SS_MUTEX || state.owner == 0 || owner_is_alive(ns, state.owner))
+        return 0;
+    rc = change_under_gate(ns, object, &kill);
+    if (rc == -EPERM) /* he released it after our look, and died then */
+        return 0;
+    return rc < 0 ? (int)rc : 1;
+}
+
+/* The same for the mutexes among what a thread waits for all of. */
+static int abandon_for_waiter(struct ss_namespace *ns, uint32_t slot)
+{
+    struct thread_slot *thread = segment_thread(ns, slot);
+    uint32_t end = is_intact(ns, thread) ? entries_for_all(thread) : 0;
+
+    for (uint32_t i = 0; i < end; i++) {
+        int rc = abandon_if_dead(ns, segment_object(ns, load32_relaxed(&thread->waits[i])));
+
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* The same for all who wait for this object and others: what is about to happen to it is to find them as they are, if
+ * that be but for an instant. Before the first write; nothing of it recurs, since a kill does not come here. */
+static int abandon_for_waiters(struct ss_namespace *ns, const struct object *object)
+{
+    uint32_t link = load32_relaxed(&object->all.first);
+
+    for (uint32_t steps = 0; link != 0; steps++) {
+        int rc;
+
+        if (!link_leads_somewhere(ns, link) || steps > ns->geometry.threads * ENTRIES)
+            return -EBADMSG;
+        rc = abandon_for_waiter(ns, place_of(link).slot);
+        if (rc < 0)
+            return rc;
+        if (rc > 0) /* a kill changes queues: again from the beginning. It ends: every kill frees a mutex of the dead */
+            steps = 0;
+        link = load32_relaxed(rc > 0 ? &object->all.first : next_of(ns, link));
+    }
+    return 0;
+}
+
 /* The object is captured. */
 static int64_t change_captured(struct slow *slow, struct object *object, const struct change *change)
 {
-    struct ss_state state = held_state(object);
+    struct ss_state state;
     int64_t result;
-    int rc;
+    int rc = change->what == KILL || change->what == RESET ? 0 : abandon_for_waiters(slow->ns, object);
 
-    if (change->what == PULSE && !state.signaled) {
-        rc = pulse(slow, object, &state);
+    if (rc < 0)
         return rc;
-    }
+    state = held_state(object);
+    if (change->what == PULSE && !state.signaled)
+        return pulse(slow, object, &state);
     result = apply(change, &state);
     if (result < 0)
         return result;
@@ -725,28 +820,37 @@ static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t
 
 /* ---- waiting: what can be had at once ---- */
 
-/* Index 0 may be taken by one exchange. Looking at several objects one after the other is not one instant. */
-static bool take_first(struct wait *wait)
+/* Can nothing come of a poll that has found the first object not signaled? A mutex's owner may be dead. */
+static bool is_only_a_poll(const struct wait *wait)
+{
+    return wait->deadline_ns == 0 && wait->count == 1 && wait->alert == NULL && wait->kinds[0] != SS_MUTEX;
+}
+
+/* Index 0 may be taken without the gate, by one exchange, or by a look if nothing is to be taken from it. (Looking at
+ * several objects one after the other is not one instant.) 0, -ETIMEDOUT, or -EAGAIN: it takes the gate. */
+static int try_first(struct wait *wait)
 {
     struct object *object = wait->objects[0];
-    uint64_t word = load64_acquire(&object->word);
+    uint64_t word = load64_acquire(&object->word); /* pairs with the exchange of who signaled it */
 
-    while (!(word & FLAGS)) {
+    while (!(word & CAPTURED)) {
         struct ss_state state;
         uint64_t found;
 
         unpack(object, wait->kinds[0], word, &state);
         if (!ss_object_is_signaled(&state, wait->self->id))
-            return false;
+            return is_only_a_poll(wait) ? -ETIMEDOUT : -EAGAIN;
+        if (wait->kinds[0] == SS_MANUAL_EVENT)
+            return 0;
+        if (word & FLAGS)
+            return -EAGAIN;
         ss_object_take(&state, wait->self->id);
         found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word) {
-            wait->index = 0;
-            return true;
-        }
+        if (found == word)
+            return 0;
         word = found;
     }
-    return false;
+    return -EAGAIN;
 }
 
 /* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */
@@ -789,23 +893,30 @@ static int abandon_owned_by_dead(const struct wait *wait)
     int found = 0;
 
     for (uint32_t i = 0; i < wait->count; i++) {
-        struct ss_state state;
-        int64_t rc;
+        int rc;
 
         if (wait->kinds[i] != SS_MUTEX)
             continue;
-        unpack(wait->objects[i], SS_MUTEX, load64_relaxed(&wait->objects[i]->word), &state);
-        if (state.owner == 0 || state.owner == wait->self->id || owner_is_alive(wait->ns, state.owner))
-            continue;
-        rc = handoff_mutex_kill(wait->ns, wait->objects[i], state.owner);
-        if (rc == -EBADMSG)
-            return (int)rc;
-        found = 1;
+        if (kind_of(wait->objects[i]) != SS_MUTEX)
+            return -EBADMSG;
+        rc = abandon_if_dead(wait->ns, wait->objects[i]);
+        if (rc < 0)
+            return rc;
+        found |= rc;
     }
     return found;
 }
 
 /* ---- waiting: in the queues ---- */
+
+static bool queues_are_intact(const struct wait *wait)
+{
+    for (uint32_t i = 0; i < wait->count; i++) {
+        if (!queue_is_intact(wait->ns, &wait->objects[i]->any) || !queue_is_intact(wait->ns, &wait->objects[i]->all))
+            return false;
+    }
+    return wait->alert == NULL || queue_is_intact(wait->ns, &wait->alert->any);
+}
 
 static uint32_t queue_up(struct wait *wait)
 {
@@ -828,16 +939,20 @@ static uint32_t queue_up(struct wait *wait)
     return number;
 }
 
-/* What the published word says. True if the wait is over. */
-static bool collect(struct wait *wait, uint32_t word)
+/* What the published word says. 0: the wait has succeeded; -EAGAIN: it is not over; -EBADMSG: no word of ours. */
+static int collect(struct wait *wait, uint32_t word)
 {
     uint32_t result = word & RESULT_MASK;
 
     if (result == 0 || result == GONE)
-        return false;
+        return -EAGAIN;
     wait->index = result_index(result);
     wait->abandoned = load64_relaxed(&segment_thread(wait->ns, wait->self->slot)->abandoned);
-    return true;
+    if (result_is_all(result))
+        return wait->kind == SS_WAIT_ALL && wait->index == 0 ? 0 : -EBADMSG;
+    if (wait->index == wait->count)
+        return wait->alert != NULL ? 0 : -EBADMSG;
+    return wait->kind == SS_WAIT_ANY && wait->index < wait->count ? 0 : -EBADMSG;
 }
 
 static uint32_t own_word(const struct wait *wait)
@@ -878,33 +993,42 @@ static int doze(const struct wait *wait, uint32_t number)
     if (until_ns > wait->deadline_ns)
         until_ns = wait->deadline_ns;
     rc = count == 1 ? -ENOSYS : futex_waitv(sleeps, count, until_ns);
-    return rc == -ENOSYS ? futex_wait(sleeps[0].word, number, until_ns) : rc;
+    if (rc >= 0 || rc == -EAGAIN || rc == -ETIMEDOUT || rc == -EINTR)
+        return rc;
+    return futex_wait(sleeps[0].word, number, until_ns); /* there is none, or a sandbox forbids it */
 }
 
-/* A waker may have died, and so may an owner. 0 or -EBADMSG. */
+/* A waker may have died, and so may an owner. 0; -EINTR: the gate cannot be had; -EBADMSG. */
 static int look_again(const struct wait *wait)
 {
     struct slow slow;
     int rc = enter(&slow, wait->ns); /* recovers, if the last holder died in it */
 
     if (rc < 0)
-        return rc == -EINTR ? 0 : rc; /* a living holder will finish */
+        return rc;
     rc = abandon_owned_by_dead(wait);
     finish(&slow);
     return rc < 0 ? rc : 0;
 }
 
+/* Ends the wait without the gate, with `why`, unless it already has a result: somebody is stopped in there. Who goes
+ * on takes our entries out, or puts back what he has just taken for us. */
+static int go_away(struct wait *wait, uint32_t number, int why)
+{
+    struct thread_slot *thread = segment_thread(wait->ns, wait->self->slot);
+    int rc = collect(wait, cas32_acq_rel(&thread->word, number, number | GONE));
+
+    return rc == -EAGAIN ? why : rc;
+}
+
 /* The wait ends with `why`, unless it already has a result. */
 static int give_up(struct wait *wait, uint32_t number, int why)
 {
-    struct thread_slot *thread = segment_thread(wait->ns, wait->self->slot);
     struct slow slow;
     int rc = enter(&slow, wait->ns);
 
-    if (rc == -EINTR) /* somebody is stopped in there: who goes on takes our entries out */
-        return collect(wait, cas32_acq_rel(&thread->word, number, number | GONE)) ? 0 : why;
     if (rc < 0)
-        return rc;
+        return go_away(wait, number, rc == -EINTR ? why : rc);
     if (why == -ETIMEDOUT)
         rc = abandon_owned_by_dead(wait);
     if (rc >= 0 && (own_word(wait) & RESULT_MASK) == 0) {
@@ -912,27 +1036,25 @@ static int give_up(struct wait *wait, uint32_t number, int why)
         undo_commit(wait->ns);
     }
     finish(&slow);
-    if (collect(wait, own_word(wait)))
-        return 0;
-    return rc < 0 ? rc : why;
+    why = rc < 0 ? rc : why;
+    rc = collect(wait, own_word(wait));
+    return rc == -EAGAIN ? why : rc;
 }
 
 static int sleep_until_served(struct wait *wait, uint32_t number)
 {
-    while (!collect(wait, own_word(wait))) {
-        int rc = doze(wait, number);
+    int rc;
 
-        if (rc == -EINTR)
+    while ((rc = collect(wait, own_word(wait))) == -EAGAIN) {
+        rc = doze(wait, number);
+        if (rc == -EINTR || (rc == -ETIMEDOUT && clock_now_ns() >= wait->deadline_ns))
             return give_up(wait, number, rc);
-        if (rc != -ETIMEDOUT)
-            continue;
-        if (clock_now_ns() >= wait->deadline_ns)
-            return give_up(wait, number, rc);
-        rc = look_again(wait);
-        if (rc < 0)
-            return rc;
+        if (rc == -ETIMEDOUT)
+            rc = look_again(wait);
+        if (rc == -EINTR || rc == -EBADMSG)
+            return go_away(wait, number, rc); /* signal handlers are to run also while the gate is shut */
     }
-    return 0;
+    return rc;
 }
 
 /* The gate could not be had. -ETIMEDOUT if that has been so for long, and the wait's time is up. */
@@ -956,17 +1078,19 @@ static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
     if (rc < 0)
         return rc;
     do {
-        index = look(slow, wait);
-        if (index != SS_NONE) {
-            take_at_once(wait, index);
-            return 0;
-        }
-        rc = abandon_owned_by_dead(wait);
+        rc = abandon_owned_by_dead(wait); /* whom that serves may die meanwhile, hence again */
     } while (rc > 0);
-    if (rc == 0 && wait->deadline_ns == 0)
-        rc = -ETIMEDOUT;
     if (rc < 0)
         return rc;
+    index = look(slow, wait);
+    if (index != SS_NONE) {
+        take_at_once(wait, index);
+        return 0;
+    }
+    if (wait->deadline_ns == 0)
+        return -ETIMEDOUT;
+    if (!queues_are_intact(wait))
+        return -EBADMSG;
     *number = queue_up(wait);
     return -EAGAIN;
 }
@@ -981,6 +1105,7 @@ static int wait_slow(struct wait *wait)
         return stuck(wait);
     if (rc < 0)
         return rc;
+    *wait->stuck_since_ns = 0;
     rc = decide(&slow, wait, &number);
     finish(&slow);
     return rc == -EAGAIN ? sleep_until_served(wait, number) : rc;
@@ -988,12 +1113,14 @@ static int wait_slow(struct wait *wait)
 
 static int handoff_wait_any(struct wait *wait)
 {
-    return take_first(wait) ? 0 : wait_slow(wait);
+    int rc = try_first(wait);
+
+    return rc == -EAGAIN ? wait_slow(wait) : rc;
 }
 
 static int handoff_wait_all(struct wait *wait)
 {
-    return wait->count == 1 && take_first(wait) ? 0 : wait_slow(wait);
+    return wait->count == 1 ? handoff_wait_any(wait) : wait_slow(wait);
 }
 
 /* ---- recovery ---- */
@@ -1054,5 +1181,7 @@ const struct engine engine_handoff = {
     .mutex_kill = handoff_mutex_kill,
     .give_back = handoff_give_back,
     .leave_queues = handoff_leave_queues,
+    .forget_wait = handoff_forget_wait,
+    .drop_gone = handoff_drop_gone,
     .recover = handoff_recover,
 };

@@ -275,17 +275,18 @@ int ss_open(struct ss_open *request)
     return rc;
 }
 
-void ss_open_undo(struct ss_open *request)
+int ss_open_undo(struct ss_open *request)
 {
     struct ss_handle *handle = request->handle;
 
     if (handle == NULL)
-        return;
+        return 0;
+    if (request->owned && request->created && ss_mutex_release(handle) == -EINTR)
+        return -EINTR;
     request->handle = NULL;
-    if (request->owned && request->created)
-        ss_mutex_release(handle);
     ss_handle_free(handle); /* when it is closed */
     ss_close(handle);
+    return 0;
 }
 
 /* ---- calls in flight ---- */
@@ -533,7 +534,7 @@ static int wait_entered(struct ss_wait *request)
     if (rc == 0) {
         request->index = wait.index;
         request->abandoned = wait.abandoned;
-        request->taken = 1;
+        request->taken = forks + 1;
     }
     if (wait.published)
         owner_withdraw_wait(wait.self);
@@ -595,7 +596,7 @@ int ss_wait_undo(struct ss_wait *request)
     if (request->under_way == forks + 1)
         leave_members(request, request->count + 1);
     request->under_way = 0;
-    if (!request->taken)
+    if (request->taken != forks + 1) /* nothing, or by the process that this one was forked from */
         return 0;
     registry_lock();
     ns = segment_find(request->handles[0]->instance);

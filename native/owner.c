@@ -181,6 +181,7 @@ static void free_thread(struct ss_namespace *ns, struct thread_slot *thread)
     undo_write32(ns, &thread->state, SS_SLOT_FREE);
     undo_write32(ns, &thread->generation, generation % SS_GENERATION_MAX + 1);
     undo_write32(ns, &thread->wait_kind, SS_WAIT_NONE);
+    undo_write32(ns, &thread->result, 0);
     undo_commit(ns);
 }
 
@@ -202,11 +203,8 @@ int owner_deregister(struct ss_namespace *ns)
         gate_unlock(ns);
         return -EBUSY;
     }
-    if (ns->engine->leave_queues != NULL) { /* of a wait that it has walked away from */
-        if (ns->engine->leave_queues(ns, self->slot) < 0)
-            undo_abort(ns);
-        undo_commit(ns);
-    }
+    if (ns->engine->forget_wait != NULL)
+        ns->engine->forget_wait(ns, self->slot);
     free_thread(ns, segment_thread(ns, self->slot));
     robust_unlock(&segment_thread(ns, self->slot)->liveness);
     gate_unlock(ns);

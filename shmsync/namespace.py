@@ -463,7 +463,8 @@ class Namespace:
                 self._handles.add(handle)
                 return handle
             except BaseException:
-                lib.ss_open_undo(request)
+                while lib.ss_open_undo(request) == -errno.EINTR:
+                    pass
                 raise
 
     def _open_error(self, code: int, name: str | None, request: CData) -> Exception:

@@ -12,7 +12,7 @@
  *
  * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is
  * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two.
- * After each kill every thread may look again `relooks` times; before the first it may not, so that a lost wake-up
+ * After each death every thread may look again `relooks` times; before the first it may not, so that a lost wake-up
  * shows as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look
  * again after a kill, the kills are run from there too.
  *
@@ -439,12 +439,25 @@ static bool choose_first(uint32_t depth)
 
 /* ---- one schedule ---- */
 
+/* Did a thread die of what was chosen: was it killed, or has it come to its end? */
+static bool was_a_death(const struct frame *frame)
+{
+    struct sched_thread_view view;
+
+    if (kind_of(frame->chosen) == SCHED_KILL)
+        return true;
+    sched_thread(thread_of(frame->chosen), &view);
+    return view.state == SCHED_ENDED;
+}
+
 /* Who may look again how often, after what was chosen in the frame before. */
 static void inherit_relooks(struct frame *frame, const struct frame *previous)
 {
+    bool death = was_a_death(previous);
+
     for (uint32_t t = 0; t < threads; t++) {
         frame->relooks_left[t] = previous->relooks_left[t];
-        if (kind_of(previous->chosen) == SCHED_KILL)
+        if (death)
             frame->relooks_left[t] = config->relooks;
     }
     if (kind_of(previous->chosen) == SCHED_RELOOK)
@@ -548,8 +561,10 @@ static enum run_end run(uint32_t prefix, uint32_t *depth_out)
         if (config->method == EXPLORE_REDUCED)
             note_races(depth); /* also of a schedule that is cut: only there a thread may stand before a held lock */
         if (is_quiet(frame)) {
-            if (!goes_on_with_a_kill(frame))
+            if (!goes_on_with_a_kill(frame)) {
+                sched_visit();
                 return RUN_COMPLETE;
+            }
         } else if (!choose_first(depth)) {
             return RUN_CUT;
         }

@@ -22,7 +22,7 @@ typedef union {
 /* Threads of a scheduler are coroutines of one thread of the system, so thread-local is by their number. Number 0
  * is whoever runs outside a scheduler. */
 #define STEP_THREADS_MAX 8
-#define PER_THREAD(type, name) __thread type name##_of_[STEP_THREADS_MAX + 1]
+#define PER_THREAD(type, name) __thread type name##_of_[STEP_THREADS_MAX + 2]
 #define per_thread(name) name##_of_[step_self()]
 
 /* None that would take steps of their own: the sweeper is a thread of the program that a test writes. */

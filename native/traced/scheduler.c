@@ -33,7 +33,7 @@
 
 #define STACK_BYTES (128 * 1024)
 #define OPS_MAX 16
-#define EVENTS_MAX (2 * OPS_MAX * STEP_THREADS_MAX)
+#define EVENTS_MAX ((3 * OPS_MAX + 1) * STEP_THREADS_MAX)
 #define MUTEXES_MAX 32
 
 struct mutex_state {
@@ -46,6 +46,7 @@ struct thread {
     enum sched_state state;
     bool started;
     bool begun;          /* the current call has taken its first step */
+    bool slept;          /* and has been asleep */
     bool killed;
     jmp_buf context;
     ucontext_t entry;
@@ -66,7 +67,7 @@ struct thread {
     struct sched_result results[OPS_MAX];
 };
 
-static struct thread threads[STEP_THREADS_MAX];
+static struct thread threads[STEP_THREADS_MAX + 1];
 static uint32_t thread_count;
 static uint32_t running; /* number + 1 of the thread that runs; 0: the scheduler */
 static jmp_buf scheduler;
@@ -102,10 +103,10 @@ uint32_t sched_threads(void)
 
 /* ---- running ---- */
 
-static void note_event(uint32_t thread, uint32_t ends)
+static void note_event(uint32_t thread, uint32_t kind)
 {
     if (event_count < EVENTS_MAX)
-        events[event_count++] = (struct sched_event){thread, threads[thread].op, ends};
+        events[event_count++] = (struct sched_event){thread, threads[thread].op, kind};
 }
 
 static void to_scheduler(struct thread *self)
@@ -126,6 +127,11 @@ static int64_t call_wait(const struct sched_op *op, struct sched_result *result)
     result->index = wait.index;
     result->abandoned = wait.abandoned;
     return rc;
+}
+
+static void read_object(uint32_t index, uint32_t kind, struct ss_state *state)
+{
+    segment->engine->peek(segment_object(segment, index), kind, state);
 }
 
 static int64_t call_abandon(const struct sched_op *op)
@@ -189,14 +195,15 @@ static void run_program(struct thread *self)
 
         if (self->ops[self->op].call == CALL_EXIT) {
             self->state = SCHED_ENDED;
+            note_event(number, EVENT_DIES);
             return;
         }
-        self->begun = self->late = false;
+        self->begun = self->slept = self->late = false;
         result->code = run_call(&self->ops[self->op], result);
         if (!self->begun)
-            note_event(number, 0); /* it took no step at all */
+            note_event(number, EVENT_BEGINS); /* it took no step at all */
         result->finished = 1;
-        note_event(number, 1);
+        note_event(number, EVENT_RETURNS);
     }
     self->state = SCHED_DONE;
 }
@@ -253,7 +260,7 @@ void sched_await(const struct step_site *site, const void *address, bool writes)
     to_scheduler(self);
     if (!self->begun) {
         self->begun = true;
-        note_event((uint32_t)(self - threads), 0);
+        note_event((uint32_t)(self - threads), EVENT_BEGINS);
     }
 }
 
@@ -295,6 +302,9 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
               self->woken == INT_MIN ? 0 : self->woken);
     if (self->woken == INT_MIN) {
         self->state = SCHED_SLEEPING;
+        if (!self->slept)
+            note_event((uint32_t)(self - threads), EVENT_SLEEPS);
+        self->slept = true;
         to_scheduler(self);
     }
     return self->woken;
@@ -447,6 +457,7 @@ int sched_grant(uint32_t number, uint32_t kind)
         return -EINVAL;
     if (kind == SCHED_KILL) {
         thread->state = SCHED_DEAD;
+        note_event(number, EVENT_DIES);
         running = number + 1;
         step_note(NULL, SCHED_KILL, NULL, 0, 0, 0);
         running = 0;
@@ -507,7 +518,7 @@ void sched_state(uint32_t index, struct ss_state *out)
 
     memset(out, 0, sizeof *out);
     if (kind != SS_FREE)
-        segment->engine->peek(segment_object(segment, index), kind, out);
+        read_object(index, kind, out);
 }
 
 uint32_t sched_owner_id(uint32_t number)
@@ -625,6 +636,28 @@ static void register_threads(void)
     free_running = false;
 }
 
+/* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
+ * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
+int sched_visit(void)
+{
+    struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */
+    int rc;
+
+    free_running = true;
+    running = STEP_THREADS_MAX + 1;
+    visitor->held_count = 0;
+    rc = gate_lock(segment);
+    if (rc == 0) {
+        owner_reap_threads(segment);
+        gate_unlock(segment);
+    }
+    running = 0;
+    free_running = false;
+    for (uint32_t t = 0; t < thread_count && rc >= 0; t++)
+        rc += threads[t].state == SCHED_SLEEPING && threads[t].woken != INT_MIN;
+    return rc;
+}
+
 /* Back to the beginning of the program: every thread before its first step. */
 void sched_restart(void)
 {
@@ -674,22 +707,39 @@ static uint64_t mix(uint64_t digest, const void *data, size_t size)
     return digest;
 }
 
-/* The state of an engine's own protocol, as far as it is in the thread slots. Fsync has none: how its threads have
- * left their slots makes no difference to what comes. */
-static uint64_t sched_digest_more(uint64_t digest)
+static uint64_t mix_queue(uint64_t digest, const struct queue *queue)
 {
-    uint32_t end = segment_control(segment)->threads_fresh.word_;
+    uint32_t link = queue->first.word_;
 
-    if (segment->engine->id == SS_ENGINE_FSYNC)
+    for (uint32_t steps = 0; link != 0 && steps < 100; steps++) {
+        digest = mix(digest, &link, sizeof link);
+        link = segment_thread(segment, (link - 1) / (SS_WAIT_MAX + 1))->next[(link - 1) % (SS_WAIT_MAX + 1)].word_;
+    }
+    return mix(digest, &queue->last, sizeof queue->last);
+}
+
+/* The state of the protocol of handoff. Fsync has none: how its threads have left their slots makes no difference to
+ * what comes. */
+static uint64_t mix_protocol(uint64_t digest)
+{
+    const struct control *control = segment_control(segment);
+    uint32_t threads_end = control->threads_fresh.word_;
+    uint32_t objects_end = control->objects_fresh.word_;
+
+    if (segment->engine->id != SS_ENGINE_HANDOFF)
         return digest;
-    for (uint32_t i = 0; i < end && i < segment->geometry.threads; i++) {
+    digest = mix(digest, &control->pulsing, sizeof control->pulsing);
+    digest = mix(digest, &control->undo_length, sizeof control->undo_length);
+    for (uint32_t i = 0; i < threads_end && i < segment->geometry.threads; i++) {
         const struct thread_slot *slot = segment_thread(segment, i);
 
         digest = mix(digest, &slot->state, sizeof slot->state);
-        if (slot->state.word_ == SS_SLOT_FREE)
-            continue;
-        digest = mix(digest, &slot->generation, sizeof slot->generation);
         digest = mix(digest, &slot->wait_kind, sizeof slot->wait_kind);
+    }
+    for (uint32_t i = 0; i < objects_end && i < segment->geometry.capacity; i++) {
+        digest = mix(digest, &segment_object(segment, i)->word, 8);
+        digest = mix_queue(digest, &segment_object(segment, i)->any);
+        digest = mix_queue(digest, &segment_object(segment, i)->all);
     }
     return digest;
 }
@@ -711,5 +761,5 @@ uint64_t sched_digest(void)
         sched_state(i, &state);
         digest = mix(digest, &state, sizeof state);
     }
-    return sched_digest_more(digest);
+    return mix_protocol(digest);
 }

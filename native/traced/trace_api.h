@@ -90,11 +90,13 @@ struct sched_thread_view {
     uint64_t pending_address;
 };
 
-/* Begin, call, end: of a call's history. */
+/* Of a program's history: a call begins, has gone to sleep for the first time, has returned; its thread dies. */
+enum sched_event_kind { EVENT_BEGINS = 0, EVENT_RETURNS = 1, EVENT_SLEEPS = 2, EVENT_DIES = 3 };
+
 struct sched_event {
     uint32_t thread;
     uint32_t op;
-    uint32_t ends;           /* 0 the call begins, 1 it has returned */
+    uint32_t kind;           /* enum sched_event_kind */
 };
 
 /* `registered`: the threads are registered before the program begins, not by its first calls. */
@@ -112,6 +114,9 @@ void sched_state(uint32_t index, struct ss_state *out);
 uint32_t sched_owner_id(uint32_t thread);
 uint32_t sched_events(void);
 int sched_event(uint32_t number, struct sched_event *out);
+/* When the program is over: recovers and reaps, as the next one who comes does. How many sleepers that has woken,
+ * who would have slept on without; -errno if the gate cannot be had. */
+int sched_visit(void);
 void sched_end(void);
 
 /* ---- the explorer: all schedules of a program (explore.c) ---- */
@@ -126,7 +131,7 @@ struct explore_config {
     uint64_t schedules_max;  /* stop after so many */
     uint64_t seed;           /* EXPLORE_RANDOM */
     uint32_t steps_max;      /* a schedule of more steps counts as endless */
-    uint32_t relooks;        /* how often a thread may look again after a kill; before the first one it may not */
+    uint32_t relooks;        /* how often a thread may look again after each death; before the first it may not */
 };
 
 struct explore_result {

@@ -138,7 +138,7 @@ def test_mutex_of_a_dead_owner_is_abandoned_until_somebody_takes_it(
 
 
 #: Where an engine keeps the recursion count, from the beginning of an object's slot.
-RECURSION_AT = {"fsync": 4}
+RECURSION_AT = {"fsync": 4, "handoff": 0}
 
 
 @needs(Semantics.RECURSION_LIMIT, shows=True)

@@ -44,10 +44,12 @@ Pointer = Any
 class Victim:
     """What a victim does, in raw calls of the traced module."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, engine: str) -> None:
         from shmsync._traced import ffi, lib
+        from shmsync.engine import by_name
 
         self.ffi, self.lib, self.name = ffi, lib, name
+        self.engine = by_name(engine).number
         self.mapping: Pointer = ffi.NULL
 
     def attach(self) -> None:
@@ -55,7 +57,7 @@ class Victim:
         path = self.ffi.new("char[]", f"/shmsync-{self.name}".encode())
         request = self.ffi.new("struct ss_attach *")
         request.shm_name = path
-        request.new_engine = self.lib.SS_ENGINE_FSYNC
+        request.new_engine = self.engine
         request.capacity, request.threads, request.mode = 8, 8, 0o600
         request.flags = self.lib.SS_CREATE
         code = -errno.ESTALE
@@ -131,12 +133,12 @@ OPERATIONS = {
 }
 
 
-def die_before(name: str, operation: str, step: int) -> bool:
+def die_before(scene: Scene, operation: str, step: int) -> bool:
     """Forks a victim. True if it was killed, False if it came to the end of the operation."""
     pid = os.fork()
     if pid == 0:
         try:
-            victim = Victim(name)
+            victim = Victim(scene.name, scene.engine)
             act = OPERATIONS[operation](victim)
             victim.lib.step_count_from_0()
             victim.lib.step_kill_before(step)
@@ -156,11 +158,11 @@ def take(mutex: Mutex, told: Queue[Acquired]) -> None:
     mutex.release()
 
 
-def survive(name: str, link: Connection) -> None:
+def survive(name: str, engine: str, link: Connection) -> None:
     """The survivor: holds the shared mutex's handle, and uses the namespace when asked to."""
     from shmsync import Namespace
 
-    namespace = Namespace(name, capacity=8, threads=8)
+    namespace = Namespace(name, engine=engine, capacity=8, threads=8)
     shared = namespace.mutex("shared")
     link.send("ready")
     while link.recv() == "use":
@@ -189,13 +191,14 @@ def remove(name: str) -> None:
 class Scene:
     """A segment with a survivor in it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, engine: str) -> None:
         self.name = name
+        self.engine = engine
         self.link, far = Pipe()
         self.survivor = os.fork()
         if self.survivor == 0:
             try:
-                survive(name, far)
+                survive(name, engine, far)
             finally:
                 os._exit(0)
         assert self._hear() == "ready"
@@ -257,7 +260,7 @@ class Scene:
 def every_step(scene: Scene, operation: str) -> Iterator[str]:
     """One death before each step; yields what comes before each look at what it left."""
     step = 0
-    while step < STEPS_MAX and die_before(scene.name, operation, step):
+    while step < STEPS_MAX and die_before(scene, operation, step):
         yield f"before step {step}"
         step += 1
 
@@ -266,20 +269,20 @@ def every_recovery(scene: Scene, operation: str, stride: int) -> Iterator[str]:
     """For deaths in the gate (every ``stride``-th): one death before each step of the recovery."""
     for step in range(0, STEPS_MAX, stride):
         for again in range(STEPS_MAX):
-            if not die_before(scene.name, operation, step):
+            if not die_before(scene, operation, step):
                 return
             if not scene.gate_is_dead():
                 scene.aftermath()
                 break
-            recoverer_killed = die_before(scene.name, "attach", again)
+            recoverer_killed = die_before(scene, "attach", again)
             yield f"before step {step}, recoverer before step {again}"
             if not recoverer_killed:
                 break
 
 
-def run(name: str, operation: str, stride: int) -> dict[str, Any]:
+def run(name: str, engine: str, operation: str, stride: int) -> dict[str, Any]:
     """The report: how many deaths, and the first problem."""
-    scene, kills, where = Scene(name), 0, "before the first death"
+    scene, kills, where = Scene(name, engine), 0, "before the first death"
     deaths = every_recovery(scene, operation, stride) if stride else every_step(scene, operation)
     problem = None
     try:
@@ -299,13 +302,14 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.every_step", description=__doc__)
     parser.add_argument("operation", choices=OPERATIONS)
+    parser.add_argument("--engine", default="handoff")
     parser.add_argument("--recovery", type=int, default=0, metavar="STRIDE")
     parser.add_argument("--module", help="a traced module to use in place of the installed one")
     arguments = parser.parse_args()
     if arguments.module:
         put_in_place(arguments.module)
     name = f"steps-{os.getpid()}"
-    report = run(name, arguments.operation, arguments.recovery)
+    report = run(name, arguments.engine, arguments.operation, arguments.recovery)
     remove(name)
     print(json.dumps(report))
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from shmsync.engine import Engine
+
 from ..mending.mends import Mend
 from ..mending.workshop import ROOT, Workshop
 
@@ -91,8 +93,8 @@ def run(operation: str, *options: str) -> dict[str, Any]:
 
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_kill_before_any_step_leaves_the_tables_right(operation: str) -> None:
-    report = run(operation)
+def test_a_kill_before_any_step_leaves_the_tables_right(engine: Engine, operation: str) -> None:
+    report = run(operation, "--engine", engine.name)
     print(f"{operation}: killed before each of {report['kills']} steps")
     assert report["problem"] is None
     assert report["kills"] > 10
@@ -100,8 +102,8 @@ def test_a_kill_before_any_step_leaves_the_tables_right(operation: str) -> None:
 
 @pytest.mark.seconds(600)
 @pytest.mark.parametrize("operation", ["create", "close"])
-def test_a_recoverer_may_be_killed_before_any_step_too(operation: str) -> None:
-    report = run(operation, "--recovery", str(STRIDE))
+def test_a_recoverer_may_be_killed_before_any_step_too(engine: Engine, operation: str) -> None:
+    report = run(operation, "--engine", engine.name, "--recovery", str(STRIDE))
     print(f"{operation}: {report['kills']} recoverers killed")
     assert report["problem"] is None
     assert report["kills"] > 100

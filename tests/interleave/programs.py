@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shmsync_tools.stage import SOME_TIME, Stage, clear, pulse, release, set_, sweep, unlock, wait
+from shmsync_tools.stage import (
+    SOME_TIME,
+    Stage,
+    clear,
+    end,
+    pulse,
+    release,
+    set_,
+    sweep,
+    unlock,
+    wait,
+)
 
 Program = Callable[[Stage], None]
 
@@ -112,6 +123,106 @@ def owner_dies_unswept(stage: Stage) -> None:
     stage.thread("B", wait(m))
 
 
+def event_against_any_waiter(stage: Stage) -> None:
+    """Set, pulse and reset of an auto-reset event, against two who wait for it."""
+    e = stage.event("E")
+    stage.thread("A", wait(e, timeout=SOME_TIME))
+    stage.thread("B", wait(e, timeout=SOME_TIME))
+    stage.thread("C", set_(e), pulse(e), clear(e))
+
+
+def event_against_all_waiter(stage: Stage) -> None:
+    """Set, pulse and reset of an auto-reset event, against one who waits for it and for a token."""
+    e, s = stage.event("E"), stage.semaphore("S")
+    stage.thread("A", wait(e, s, all=True, timeout=SOME_TIME))
+    stage.thread("B", release(s))
+    stage.thread("C", pulse(e), set_(e), clear(e))
+
+
+def pulse_against_any_and_all(stage: Stage) -> None:
+    """A pulse of a manual-reset event, against one who waits for it and one who waits for more."""
+    e, s = stage.event("E", manual=True), stage.semaphore("S", count=1)
+    stage.thread("A", wait(e, timeout=SOME_TIME))
+    stage.thread("B", wait(e, s, all=True, timeout=SOME_TIME))
+    stage.thread("C", pulse(e))
+
+
+def opposite_wait_alls(stage: Stage) -> None:
+    """Two who wait for both semaphores, in opposite order, and a releaser."""
+    s, t = stage.semaphore("S"), stage.semaphore("T")
+    stage.thread("A", wait(s, t, all=True))
+    stage.thread("B", wait(t, s, all=True))
+    stage.thread("C", release(s), release(t))
+
+
+def any_and_polls_against_ordered_sets(stage: Stage) -> None:
+    """A wait and a poll for any of two events, against sets of the first and then the second."""
+    x, y = stage.event("X"), stage.event("Y")
+    stage.thread("A", wait(x, y))
+    stage.thread("B", wait(x, y, timeout=0))
+    stage.thread("C", set_(x), set_(y))
+
+
+def all_against_any_of_a_shared_object(stage: Stage) -> None:
+    """One who waits for two semaphores and one who waits for one of them."""
+    s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
+    stage.thread("A", wait(s, t, all=True, timeout=SOME_TIME))
+    stage.thread("B", wait(s, timeout=SOME_TIME))
+    stage.thread("C", release(s))
+
+
+def timeout_against_hand_over(stage: Stage) -> None:
+    """An owner hands a mutex over, against the timeout of who waits for it."""
+    m = stage.mutex("M")
+    stage.thread("A", wait(m), unlock(m))
+    stage.thread("B", wait(m, timeout=SOME_TIME), unlock(m))
+
+
+def abandoned_in_a_wait_all(stage: Stage) -> None:
+    """An owner who ends, against one who waits for his mutex and a token."""
+    m, s = stage.mutex("M"), stage.semaphore("S")
+    stage.thread("A", wait(m), release(s), end())
+    stage.thread("B", wait(m, s, all=True))
+
+
+def set_against_waiter(stage: Stage) -> None:
+    """A set against one who waits for ever."""
+    e = stage.event("E")
+    stage.thread("A", wait(e))
+    stage.thread("B", set_(e))
+
+
+def hand_over_to_one_who_ends(stage: Stage) -> None:
+    """A set against two who wait, of whom one ends at once."""
+    e = stage.event("E")
+    stage.thread("A", wait(e), end())
+    stage.thread("B", wait(e, timeout=SOME_TIME))
+    stage.thread("C", set_(e))
+
+
+def taken_behind_the_gate(stage: Stage) -> None:
+    """A token that is taken behind the gate, as the second of two objects, against a poll of it."""
+    s, t = stage.semaphore("S", count=1), stage.semaphore("T")
+    stage.thread("A", wait(t, s))
+    stage.thread("B", wait(s, timeout=0))
+
+
+def wait_all_before_wait_any(stage: Stage) -> None:
+    """A token that completes a wait for all, against one who only waits for that token."""
+    s, t = stage.semaphore("S"), stage.semaphore("T", count=1)
+    stage.thread("A", wait(s, t, all=True))
+    stage.thread("B", wait(s))
+    stage.thread("C", release(s))
+
+
+def alert_against_object(stage: Stage) -> None:
+    """A token and an alert, against one who waits for either."""
+    s, e = stage.semaphore("S"), stage.event("E")
+    stage.thread("A", wait(s, timeout=SOME_TIME, alert=e))
+    stage.thread("B", set_(e))
+    stage.thread("C", release(s))
+
+
 def two_sweepers(stage: Stage) -> None:
     """Two sweepers, one after the other behind the gate."""
     stage.mutex("M")
@@ -147,8 +258,29 @@ FAULTY: dict[str, Program] = {
     each.__name__: each for each in (poll_beside_a_taker, all_against_any, pulse_against_waiter)
 }
 
+#: What only an exact engine gets right.
+EXACT: dict[str, Program] = {
+    each.__name__: each
+    for each in (
+        event_against_any_waiter,
+        event_against_all_waiter,
+        pulse_against_any_and_all,
+        opposite_wait_alls,
+        any_and_polls_against_ordered_sets,
+        all_against_any_of_a_shared_object,
+        timeout_against_hand_over,
+        set_against_waiter,
+        hand_over_to_one_who_ends,
+        taken_behind_the_gate,
+        wait_all_before_wait_any,
+        abandoned_in_a_wait_all,
+        alert_against_object,
+    )
+}
+
 PROGRAMS: dict[str, Program] = {
     **RELAXED,
+    **EXACT,
     **FAULTY,
     "owner_dies": owner_dies,
     "owner_dies_unswept": owner_dies_unswept,

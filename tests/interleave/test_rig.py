@@ -6,10 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shmsync_tools.stage import (
@@ -26,8 +23,10 @@ from shmsync_tools.stage import (
     wait,
 )
 
+from shmsync._traced import lib
+
 from ..mending.mends import Mend
-from ..mending.workshop import ROOT, Workshop
+from ..mending.workshop import Workshop
 from ..support.explore import (
     Ending,
     Explainer,
@@ -39,6 +38,7 @@ from ..support.explore import (
     replay,
     to_text,
 )
+from .planted import planted_explored
 from .programs import PROGRAMS, Program
 
 #: Programs small enough for every schedule to be run without reduction.
@@ -98,12 +98,17 @@ PLANTED: dict[str, tuple[str, Mend]] = {
 
 
 def relevant(ending: Ending) -> tuple[object, ...]:
-    """What of an ending does not depend on whether somebody who was done was killed afterwards."""
+    """What of an ending does not depend on whether somebody who was done was killed afterwards: the
+    mutex that he had kept is owned, or abandoned."""
     states = tuple(
         State.DONE if None not in results and state is State.DEAD else state
         for state, results in zip(ending.states, ending.results, strict=True)
     )
-    return ending.results, states, ending.objects
+    objects = tuple(
+        "kept" if state.owner is not None or state.abandoned else state
+        for _, state in ending.objects
+    )
+    return ending.results, states, objects
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -321,34 +326,12 @@ def test_there_are_kept_schedules() -> None:
 # ---- planted faults ----
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """The objects of the traced module, to plant faults in."""
-    return Workshop(tmp_path_factory.mktemp("planted"))
-
-
-def planted_explored(module: Path, program: str, **options: object) -> dict[str, Any]:
-    """What ``tests.interleave.planted`` says of a program."""
-    command = [sys.executable, "-m", "tests.interleave.planted", str(module), program]
-    done = subprocess.run(
-        [*command, json.dumps(options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
     program, planted = PLANTED[fault]
     module = workshop.build(fault.replace(" ", "-"), planted)
-    report = planted_explored(module, program)
+    report = planted_explored(module, "fsync", program)
     assert report["failures"], f"{fault}: not found in {report['schedules']} schedules"
     print(f"{fault}: {report['first']}")
 
@@ -365,7 +348,7 @@ def bounded(workshop: Workshop) -> Path:
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("method", [{}, {"preemptions": 2}, {"random": 2000, "seed": 1}])
 def test_a_thread_looks_again_after_a_kill(bounded: Path, method: dict[str, int]) -> None:
-    found = planted_explored(bounded, "owner_dies_unswept", kills=1, **method)
+    found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, **method)
     print(f"{method}: {found['schedules']} schedules, {len(found['endings'])} endings")
     assert not found["failures"], found["first"]
     late = [schedule for schedule, _ in found["endings"] if "r" in schedule]
@@ -382,7 +365,7 @@ def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
     """As for the other programs, with a second kill after which they may look again once more."""
 
     def results(**options: int) -> set[str]:
-        found = planted_explored(bounded, "owner_dies_unswept", kills=2, **options)
+        found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=2, **options)
         assert found["exhausted"]
         return {json.dumps(results) for _, results in found["endings"]}
 
@@ -391,7 +374,7 @@ def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
 
 @pytest.mark.seconds(120)
 def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
-    found = planted_explored(bounded, "owner_dies_unswept", kills=1, relooks=0)
+    found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, relooks=0)
     assert found["exhausted"]
     assert found["failures"]
     assert not any("r" in schedule for schedule, _ in found["endings"])
@@ -401,14 +384,14 @@ def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
 def test_looking_again_does_not_heal_a_lost_wake(workshop: Workshop) -> None:
     """Without a kill nobody looks again."""
     module = workshop.build("bounded-no-wake", Mend("and a wake is missing", (BOUNDED, NO_WAKE)))
-    found = planted_explored(module, "waiter_and_two_releases")
+    found = planted_explored(module, "fsync", "waiter_and_two_releases")
     assert found["failures"]
     assert not any("r" in schedule for schedule, _ in found["endings"])
 
 
 @pytest.mark.seconds(120)
 def test_the_deadline_of_a_call_ends_a_bounded_sleep(bounded: Path) -> None:
-    found = planted_explored(bounded, "set_against_timeout")
+    found = planted_explored(bounded, "fsync", "set_against_timeout")
     assert not found["failures"], found["first"]
     assert {results[0][0] for _, results in found["endings"]} == {0, -errno.ETIMEDOUT}
     assert all(("t" in s) == (r[0][0] != 0) for s, r in found["endings"])
@@ -442,7 +425,8 @@ def test_schedules_as_text() -> None:
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-def test_a_dead_owner_may_be_found_late_unless_somebody_waits(waiting: bool) -> None:
+def test_whom_only_a_visitor_wakes_has_slept_too_long(waiting: bool) -> None:
+    """A dead owner whom nobody waits for is found by whoever comes next."""
     with Stage() as stage:
         m = stage.mutex("M")
         a = stage.thread("A", wait(m))
@@ -451,8 +435,8 @@ def test_a_dead_owner_may_be_found_late_unless_somebody_waits(waiting: bool) -> 
         a.finish()
         b.run()
         a.kill()
+        assert not Explainer(stage, look(stage), queued=True).explains()
+        lib.sched_visit()
         ending = look(stage)
-        assert ending.objects == (("M", ObjectState(1, 0, 0, False, False)),)
-        assert not Explainer(stage, ending, queued=True).explains()
-        lazily = Explainer(stage, ending, queued=True, lazy_reaping=True)
-        assert lazily.explains() is not waiting
+        assert ending.objects == (("M", ObjectState(0, 0, None, True, False)),)
+        assert Explainer(stage, ending, queued=True).explains() is not waiting

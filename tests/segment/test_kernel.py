@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from shmsync import Namespace
+from shmsync import Namespace, wait_all, wait_any
 from shmsync.engine import by_name, engines
 
 from ..conftest import unique_name
 from ..support.checkers import check, path_of
+from ..support.peek import until_waiting
 from .helpers import Child, error_of, in_child, segment
 
 PR_SET_SECCOMP = 22
@@ -101,3 +102,37 @@ def test_attaching_is_an_unsupported_error_and_harms_nobody() -> None:
         assert event.wait(0)
         check(namespace.name)
         assert os.path.exists(path_of(namespace.name))
+
+
+def use_without_it(link: Connection) -> None:
+    """Waits of every sort, served by the test."""
+    lose_futex_waitv()
+    link.send(by_name("handoff").check())
+    with Namespace(link.recv(), engine="handoff", create=False) as namespace:
+        lock, tokens = namespace.mutex("lock"), namespace.semaphore("tokens", 0)
+        event = namespace.event("event")
+        results = [wait_any([tokens, event]), wait_all([lock, tokens]), wait_any([lock], 0)]
+        link.send([result.index if result else None for result in results])
+        link.send(int(event.wait(0.001)))
+        assert (lock.release(), lock.release()) == (2, 1)
+
+
+def test_handoff_does_without_it() -> None:
+    with Child(use_without_it) as child, segment(engine=by_name("handoff")) as namespace:
+        lock, tokens = namespace.mutex("lock", owned=True), namespace.semaphore("tokens", 0)
+        event = namespace.event("event")
+        assert child.hear() is None
+        child.say(namespace.name)
+        until_waiting(event, 1)
+        assert event.set() is False
+        until_waiting(lock, 1)
+        tokens.release()
+        lock.release()
+        assert child.hear() == [1, 0, 0]
+        assert child.hear() == 0
+        child.hear()
+        assert child.wait() == 0
+        assert tokens.state().count == 0
+        assert lock.acquire(timeout=0)
+        lock.release()
+        check(namespace.name)

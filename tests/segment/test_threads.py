@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import pytest
 
-from shmsync import AbandonedMutexWarning, Acquired, Namespace, inspect, wait_all
+from shmsync import AbandonedMutexWarning, Acquired, Mutex, Namespace, inspect, wait_all
 from shmsync.engine import Engine
 
 from ..support.checkers import check
-from ..support.watchdog import PATIENCE, eventually
+from ..support.watchdog import PATIENCE, eventually, seen
 from .helpers import Child, collect, segment
 
 T = TypeVar("T")
@@ -77,8 +77,8 @@ def test_the_warning_comes_to_the_next_owner_once(ns: Namespace) -> None:
         assert acquired == Acquired.ACQUIRED
 
 
-def test_a_mutex_that_nobody_has_open_goes_with_its_owner() -> None:
-    with segment() as namespace:
+def test_a_mutex_that_nobody_has_open_goes_with_its_owner(engine: Engine) -> None:
+    with segment(engine=engine) as namespace:
 
         def own() -> int:
             lock = namespace.mutex("lock")
@@ -89,10 +89,16 @@ def test_a_mutex_that_nobody_has_open_goes_with_its_owner() -> None:
             again.close()
             return again.generation
 
+        def open_anew() -> Mutex | None:
+            lock = namespace.mutex("lock")
+            if lock.created:
+                return lock
+            lock.close()
+            return None
+
         generation = in_thread(own)
-        eventually(lambda: namespace.objects() == (), "the mutex is gone")
-        lock = namespace.mutex("lock")
-        assert lock.created
+        lock = seen(open_anew)
+        assert lock, "the mutex is not gone"
         assert lock.generation != generation or lock.slot != 0
         check(namespace.name)
 

@@ -135,7 +135,8 @@ def random_transaction(random_: random.Random, image: Image) -> list[Write]:
 
 def tables(image: Image) -> bytes:
     """All bytes that recovery has to bring back: without the gate, the log, the sweeper's lock."""
-    return image.data[:CONTROL] + image.data[GATE + 128 : LENGTH] + image.data[UNDO + 1024 :]
+    rest = CONTROL + SIZES["control"]
+    return image.data[:CONTROL] + image.data[GATE + 128 : LENGTH] + image.data[rest:]
 
 
 class Mortals:

@@ -20,6 +20,11 @@ from .watchdog import seen
 NAME_BYTES = 200
 #: The robust mutexes of the control block fill a cache line each; the gate is the first.
 MUTEX_BYTES = 64
+#: Of a robust mutex's word: the thread id of who holds it, and the kernel's mark that he died.
+TID_MASK = 0x3FFFFFFF
+OWNER_DIED = 0x40000000
+#: The number of the engine in the header whose queues and words are checked too.
+HANDOFF = 2
 
 
 def _align(offset: int) -> int:
@@ -132,6 +137,28 @@ class Image:
         base = self.geometry.threads_at + slot * SIZES["thread_slot"]
         return self._field(base, "thread_slot", field)
 
+    def entries(self, slot: int, field: str) -> tuple[int, ...]:
+        """A field of a thread slot that has one element for each entry of a wait."""
+        at, size = FIELDS["thread_slot", field]
+        base = self.geometry.threads_at + slot * SIZES["thread_slot"]
+        return struct.unpack_from(f"={size // 4}I", self.data, base + at)
+
+    def queue(self, index: int, which: str) -> tuple[int, int]:
+        """First and last link of an object's queue, "any" or "all"."""
+        both = self.object(index, which)
+        return both & 0xFFFFFFFF, both >> 32
+
+    def owner(self, index: int) -> int:
+        """The owner id of a mutex, 0 if it has none."""
+        if self.header("engine") == HANDOFF:
+            return Word(self, index).owner
+        owner = self.object(index, "word0")
+        return 0 if owner == 0xFFFFFFFF else owner  # fsync's mark of an abandoned one
+
+    def holder(self, at: int) -> int:
+        """The thread that holds a robust mutex, 0 for nobody or somebody dead."""
+        return int(struct.unpack_from("=I", self.data, at)[0]) & TID_MASK
+
     def bucket(self, number: int) -> int:
         """The link at the head of a chain."""
         return int(struct.unpack_from("=I", self.data, self.geometry.buckets_at + number * 4)[0])
@@ -157,7 +184,8 @@ class Image:
 
 
 def read(name: str) -> Image:
-    """The segment as it is, once nothing is in motion: no transaction, and two equal looks."""
+    """The segment as it is, once nothing is in motion: nobody in the gate, no transaction, and two
+    equal looks."""
 
     def look() -> Image | None:
         copies = []
@@ -166,7 +194,7 @@ def read(name: str) -> Image:
                 copies.append(file.read())
         image = Image(copies[1])
         still = copies[0] == copies[1] and image.control("undo_length") == 0
-        return image if still else None
+        return image if still and not image.holder(SIZES["header"]) else None
 
     image = seen(look)
     assert image is not None, f"{name} is never at rest"
@@ -231,20 +259,229 @@ def _users(image: Image, alive: Callable[[int], bool] | None) -> Iterator[str]:
 
 
 def _lost(image: Image) -> Iterator[str]:
-    """An object that nobody has open is owned, or it persists by its name."""
+    """An object that nobody has open is owned or waited for, or it persists by its name."""
     persistent = image.header("flags") & 1
     for index in range(image.geometry.capacity):
         kept = persistent and image.object(index, "name_length")
-        owned = image.object(index, "kind") == lib.SS_MUTEX and image.object(index, "word0")
-        if image.object(index, "kind") and not (image.object(index, "users") or kept or owned):
+        owned = image.object(index, "kind") == lib.SS_MUTEX and image.owner(index)
+        waited_for = image.object(index, "any") or image.object(index, "all")
+        in_use = image.object(index, "users") or kept or owned or waited_for
+        if image.object(index, "kind") and not in_use:
             yield f"object {index} is there for nobody"
+
+
+# ---- the handoff engine ----
+
+ENTRIES = 65
+NOT_WAITING, WAITS_FOR_ANY, WAITS_FOR_ALL = 0, 1, 2
+SLOT_USED, SLOT_DEAD = 1, 2
+#: The lowest byte of the word that a thread sleeps on, if it went away without the gate.
+RESULT_MASK, GONE = 0xFF, 0x7F
+OWNER_MASK = 0x1FFFFFFF
+COUNT_MAX, RECURSION_MAX = 0x7FFFFFFF, 0xFFFFFFFF
+
+
+class Word:
+    """The 64 bits of an object, taken apart."""
+
+    def __init__(self, image: Image, index: int) -> None:
+        whole = image.object(index, "word0") | image.object(index, "word1") << 32
+        self.kind = image.object(index, "kind")
+        self.count = whole & 0xFFFFFFFF
+        self.owner = whole >> 32 & OWNER_MASK
+        self.captured, self.queued, self.abandoned = (
+            bool(whole >> bit & 1) for bit in (61, 62, 63)
+        )
+
+    def signaled_for(self, owner: int) -> bool:
+        """Could the wait of the thread with this id take it now?"""
+        if self.kind == lib.SS_MUTEX:
+            return self.owner in (0, owner) and self.count < RECURSION_MAX
+        return self.count > 0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a thread slot says about its thread's wait."""
+
+    slot: int
+    kind: int
+    objects: tuple[int, ...]
+    alert: int  # how many of them, the last ones, are an alert: 0 or 1
+    owner: int
+    gone: bool
+
+    @property
+    def for_all(self) -> int:
+        """How many of its entries wait for all of them."""
+        return len(self.objects) - self.alert if self.kind == WAITS_FOR_ALL else 0
+
+    def queue_of(self, entry: int) -> str:
+        """The queue that an entry belongs to."""
+        return "all" if entry < self.for_all else "any"
+
+
+def _used(image: Image) -> Iterator[int]:
+    """Thread slots in use."""
+    for slot in range(image.geometry.threads):
+        if image.thread(slot, "state") == SLOT_USED:
+            yield slot
+
+
+def _waits(image: Image) -> dict[int, Wait]:
+    """The waits of all threads that have one, by slot."""
+    waits = {}
+    for slot in _used(image):
+        kind, count = image.thread(slot, "wait_kind"), image.thread(slot, "wait_count")
+        if kind != NOT_WAITING:
+            objects, alert = image.entries(slot, "waits")[:count], image.thread(slot, "wait_alert")
+            gone = image.thread(slot, "word") & RESULT_MASK == GONE
+            waits[slot] = Wait(slot, kind, objects, alert, _owner_id(image, slot), gone)
+    return waits
+
+
+def _owner_id(image: Image, slot: int) -> int:
+    return image.thread(slot, "generation") << 16 | slot
+
+
+def _objects(image: Image) -> Iterator[int]:
+    """Objects in use."""
+    for index in range(image.geometry.capacity):
+        if image.object(index, "kind"):
+            yield index
+
+
+def _threads_at_rest(image: Image) -> Iterator[str]:
+    """What a thread slot may say while nobody is in the gate."""
+    for slot in range(image.geometry.threads):
+        state, kind = image.thread(slot, "state"), image.thread(slot, "wait_kind")
+        if state == SLOT_DEAD:
+            yield f"thread slot {slot} is dead, and not buried"
+        if state != SLOT_USED and (kind or image.thread(slot, "result")):
+            yield f"thread slot {slot} is not used, but has a wait or a result"
+        word, result = image.thread(slot, "word"), image.thread(slot, "result")
+        if result and word == result & ~0xFF:
+            yield f"thread slot {slot} has a result that was not published"
+        if kind > WAITS_FOR_ALL:
+            yield f"thread slot {slot} waits in the manner {kind}"
+    for slot, wait in _waits(image).items():
+        members, bad = len(wait.objects) - wait.alert, [*wait.objects]
+        bad = [i for i in bad if i >= image.geometry.capacity or not image.object(i, "kind")]
+        if bad or wait.alert > 1 or not 1 <= members < ENTRIES:
+            yield f"thread slot {slot} waits for {wait.objects}, with {wait.alert} alerts"
+
+
+def _walk(image: Image, index: int, which: str) -> tuple[list[tuple[int, int]], list[str]]:
+    """The entries of a queue, as (thread slot, entry), and what is wrong with its links."""
+    link, last = image.queue(index, which)
+    places: list[tuple[int, int]] = []
+    previous, wrong = 0, []
+    while link:
+        slot, entry = divmod(link - 1, ENTRIES)
+        if slot >= image.geometry.threads or len(places) > image.geometry.threads * ENTRIES:
+            wrong.append(f"the queue {which} of object {index} leads nowhere, or in a circle")
+            break
+        if image.entries(slot, "previous")[entry] != previous:
+            wrong.append(f"the queue {which} of object {index} has a wrong previous at {link}")
+        places.append((slot, entry))
+        previous, link = link, image.entries(slot, "next")[entry]
+    if not wrong and previous != last:
+        wrong.append(f"the queue {which} of object {index} ends with {previous}, not with {last}")
+    return places, wrong
+
+
+def _queues(image: Image) -> Iterator[str]:
+    """The queues hold the entries of the waits, each once, and nothing else."""
+    waits, found = _waits(image), Counter[tuple[int, int]]()
+    for index in range(image.geometry.capacity):
+        for which in ("any", "all"):
+            places, wrong = _walk(image, index, which)
+            yield from wrong
+            found.update(places)
+            for slot, entry in places:
+                wait = waits.get(slot)
+                if wait is None or entry >= len(wait.objects):
+                    yield f"entry {entry} of thread slot {slot} is queued, but waits for nothing"
+                elif (wait.objects[entry], wait.queue_of(entry)) != (index, which):
+                    yield f"entry {entry} of thread slot {slot} is in {which} of object {index}"
+    for slot, wait in waits.items():
+        for entry in range(len(wait.objects)):
+            if found[slot, entry] != 1:
+                yield f"entry {entry} of thread slot {slot} is queued {found[slot, entry]} times"
+
+
+def _words(image: Image) -> Iterator[str]:
+    """What an object's word may say while nobody is in the gate."""
+    ids = {_owner_id(image, slot) for slot in _used(image)}
+    for index in _objects(image):
+        word, what = Word(image, index), f"object {index}"
+        if word.captured:
+            yield f"{what} is captured"
+        if (image.object(index, "any") or image.object(index, "all")) and not word.queued:
+            yield f"{what} has waiters, but is not marked as queued"
+        if word.kind == lib.SS_MUTEX:
+            if bool(word.count) != bool(word.owner) or (word.abandoned and word.owner):
+                yield f"{what} is owned {word.count} times by {word.owner:#x}, {word.abandoned=}"
+            if word.owner and word.owner not in ids:
+                yield f"{what} is owned by {word.owner:#x}, who is not registered"
+        elif word.owner or word.abandoned:
+            yield f"{what} of kind {word.kind} is owned by {word.owner:#x}, {word.abandoned=}"
+        maximum = 1
+        if word.kind == lib.SS_SEMAPHORE:
+            maximum = image.object(index, "maximum")
+        if word.kind != lib.SS_MUTEX and not word.count <= maximum <= COUNT_MAX:
+            yield f"{what} of kind {word.kind} counts {word.count} of {maximum}"
+
+
+def _servable(image: Image) -> Iterator[str]:
+    """Nobody waits for what he could have."""
+    words = {index: Word(image, index) for index in _objects(image)}
+    for slot, wait in _waits(image).items():
+        ready = [index in words and words[index].signaled_for(wait.owner) for index in wait.objects]
+        members, rest = ready[: wait.for_all], ready[wait.for_all :]
+        if not wait.gone and (any(rest) or (members and all(members))):
+            yield f"thread slot {slot} waits for {wait.objects}, and could have them: {ready}"
+
+
+def _handoff(image: Image) -> Iterator[str]:
+    """What is wrong with words, queues and waits."""
+    if image.control("undo_length") or image.control("pulsing"):
+        yield f"undo_length {image.control('undo_length')}, pulsing {image.control('pulsing')}"
+    broken = [*_threads_at_rest(image)]
+    yield from broken
+    yield from _words(image)
+    if not broken:  # else the queues cannot be made sense of
+        yield from _queues(image)
+        yield from _servable(image)
+
+
+def _dead(image: Image) -> Iterator[int]:
+    """Thread slots in use whose thread has ended."""
+    for slot in _used(image):
+        if not image.holder(image.geometry.threads_at + slot * SIZES["thread_slot"]):
+            yield slot
+
+
+def dead_threads(image: Image) -> list[str]:
+    """Threads that have ended and that nobody has collected: none, after an attach."""
+    return [f"thread slot {slot} belongs to a dead thread" for slot in _dead(image)]
+
+
+def _owned_by_dead(image: Image) -> Iterator[str]:
+    """A mutex's owner lives."""
+    dead = {_owner_id(image, slot) for slot in _dead(image)}
+    for index in _objects(image):
+        if image.object(index, "kind") == lib.SS_MUTEX and image.owner(index) in dead:
+            yield f"object {index} is owned by a dead thread"
 
 
 def problems(image: Image, alive: Callable[[int], bool] | None = None) -> list[str]:
     """What is wrong with the tables of a segment at rest. With ``alive``, a dead process's slot is
-    too: so it is after an attach, which collects the dead."""
+    too, and what it owned: so it is after an attach, which collects the dead."""
     found = [*_slots(image), *_names(image), *_users(image, alive)]
-    return found + list(_lost(image)) if alive else found
+    if image.header("engine") == HANDOFF:
+        found += _handoff(image)
+    return [*found, *_lost(image), *_owned_by_dead(image)] if alive else found
 
 
 def alive_in(name: str) -> Callable[[int], bool]:

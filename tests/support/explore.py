@@ -18,13 +18,16 @@ import copy
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from shmsync_tools.stage import SOME_TIME, Call, Grant, Object, ObjectState, Stage, State
 
 from shmsync._traced import ffi, lib
+from shmsync.engine import Semantics, by_name
 
 from ..model import BLOCKED, Model, RefusedError
+from .checkers import Image, path_of, problems
 
 #: A schedule: who was granted what, in order. As text: "0 0 1 1t 2k 0r".
 Schedule = tuple[tuple[int, Grant], ...]
@@ -50,23 +53,26 @@ def from_text(text: str) -> Schedule:
 
 @dataclass(frozen=True)
 class Event:
-    """A call of a thread begins, or has returned."""
+    """A call of a thread begins, falls asleep for the first time, or has returned; or the thread
+    dies. ``kind`` is one of lib.EVENT_..."""
 
     thread: int
     call: int
-    ends: bool
+    kind: int
 
 
 @dataclass(frozen=True)
 class Ending:
     """How a program ended: its history, what the calls returned (None: they have not), where the
-    threads stand, and the states of the objects."""
+    threads stand, and the states of the objects. ``problems``: what the checker of
+    segments has found, once somebody had recovered and reaped."""
 
     events: tuple[Event, ...]
     results: tuple[tuple[tuple[int, int, int] | None, ...], ...]
     states: tuple[State, ...]
     objects: tuple[tuple[str, ObjectState], ...]
     endless: bool = False
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def look(stage: Stage) -> Ending:
     events = []
     for number in range(lib.sched_events()):
         lib.sched_event(number, raw)
-        events.append(Event(raw.thread, raw.op, bool(raw.ends)))
+        events.append(Event(raw.thread, raw.op, raw.kind))
     results = tuple(
         tuple(
             (each.code, each.index, each.abandoned) if each.finished else None
@@ -113,11 +119,16 @@ def look(stage: Stage) -> Ending:
 
 
 def replay(stage: Stage, schedule: Schedule) -> Ending:
-    """Runs one schedule from the beginning."""
+    """Runs one schedule from the beginning. Then somebody comes by who recovers and reaps, and the
+    segment is checked (unless its gate is held by a thread that the schedule has left there)."""
     lib.sched_restart()
     for number, grant in schedule:
         assert lib.sched_grant(number, grant) == 0, f"{number} cannot be granted {grant.name}"
-    return look(stage)
+    woken = lib.sched_visit()
+    wrong = problems(Image(Path(path_of(stage.name)).read_bytes())) if woken >= 0 else []
+    if woken > 0:
+        wrong.append(f"{woken} would sleep for ever if nobody else came by")
+    return replace(look(stage), problems=tuple(wrong))
 
 
 def _outcomes(stage: Stage, count: int) -> Iterator[Outcome]:
@@ -142,7 +153,7 @@ def explore(
     random: int | None = None,
     seed: int = 0,
     schedules_max: int = EXHAUSTIVE_MAX,
-    steps_max: int = 600,
+    steps_max: int = 3000,
     relooks: int = 2,
 ) -> Exploration:
     """Runs the schedules of the program on a started stage.
@@ -211,21 +222,22 @@ class Explainer:
 
     ``queued``: waits queue in the model in the order of their instants, so that who came first is
     served first. Without it a wait that returned is one instant at which it could take its objects:
-    all that can be asked of an engine without queues.
+    all that can be asked of an engine without queues."""
 
-    ``lazy_reaping``: a mutex may still be a dead thread's at the end, if nobody sleeps waiting for
-    it: the engine finds out when somebody next wants it."""
-
-    def __init__(
-        self, stage: Stage, ending: Ending, *, queued: bool, lazy_reaping: bool = False
-    ) -> None:
+    def __init__(self, stage: Stage, ending: Ending, *, queued: bool) -> None:
         self.stage = stage
         self.ending = ending
         self.queued = queued
-        self.lazy_reaping = lazy_reaping
-        self.begun_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if not e.ends}
-        self.ended_at = {(e.thread, e.call): i for i, e in enumerate(ending.events) if e.ends}
+        self.begun_at = self._calls(lib.EVENT_BEGINS)
+        self.slept_at = self._calls(lib.EVENT_SLEEPS)
+        self.ended_at = self._calls(lib.EVENT_RETURNS)
+        self.died_at = {thread: at for (thread, _), at in self._calls(lib.EVENT_DIES).items()}
         self.seen: set[str] = set()
+
+    def _calls(self, kind: int) -> dict[tuple[int, int], int]:
+        """When that happened to each call, as a place in the history."""
+        history = enumerate(self.ending.events)
+        return {(each.thread, each.call): at for at, each in history if each.kind == kind}
 
     def explains(self) -> bool:
         """Is there such an order?"""
@@ -247,7 +259,8 @@ class Explainer:
             if state in (State.DEAD, State.ENDED) and (number, -1) not in at.done:
                 return False
             call = self._next_call(at, number)
-            if state is State.SLEEPING and call is not None and self._could_take(at, number, call):
+            # Nobody sleeps who could go on, or whose wait is over.
+            if state is State.SLEEPING and (call is None or self._could_take(at, number, call)):
                 return False
         return True
 
@@ -264,13 +277,23 @@ class Explainer:
         return None
 
     def _candidates(self, at: _Search) -> Iterator[tuple[int, int]]:
-        """Calls that may have their instant now: begun before every call that has not had its own
-        returned."""
+        """Calls that may have their instant now: begun before everything that should have had its
+        own by then."""
         pending = [each for each in self.begun_at if each not in at.done]
-        horizon = min((self.ended_at.get(each, 1 << 30) for each in pending), default=0)
+        limits = [self._limit(at, each) for each in pending]
+        limits += [died for number, died in self.died_at.items() if (number, -1) not in at.done]
+        horizon = min(limits, default=0)
         for each in pending:
             if self.begun_at[each] < horizon and (each[0], each[1] - 1) not in pending:
                 yield each
+
+    def _limit(self, at: _Search, call: tuple[int, int]) -> int:
+        """What begins after this comes after the call: it has returned by then; or it sleeps, and
+        so is queued."""
+        limits = [self.ended_at.get(call, 1 << 30)]
+        if self.queued and call[0] not in at.queued:
+            limits.append(self.slept_at.get(call, 1 << 30))
+        return min(limits)
 
     def _moves(self, at: _Search) -> Iterator[_Search]:
         for number, i in self._candidates(at):
@@ -361,27 +384,9 @@ class Explainer:
                 agrees = (state.owner, state.count) == (says.owner, says.count)
             else:
                 agrees = state.owner is None and state.abandoned == says.abandoned
-                agrees = agrees or (says.abandoned and self._is_yet_to_be_reaped(number))
             if not agrees:
                 return False
         return True
-
-    def _is_yet_to_be_reaped(self, number: int) -> bool:
-        """Is the mutex still a dead thread's, and may it be?"""
-        _, state = self.ending.objects[number]
-        if not self.lazy_reaping or state.owner is None or state.owner < 0:
-            return False
-        if self.ending.states[state.owner] not in (State.DEAD, State.ENDED):
-            return False
-        return not any(self._sleeps_on(each, number) for each in range(len(self.ending.states)))
-
-    def _sleeps_on(self, thread: int, number: int) -> bool:
-        """Does the thread sleep at the end in a wait for that object?"""
-        if self.ending.states[thread] is not State.SLEEPING:
-            return False
-        results = self.ending.results[thread]
-        call = self.stage.threads[thread].calls[results.index(None)]
-        return self.stage.objects[number] in (*call.objects, call.alert)
 
 
 def _agrees(got: Any, result: tuple[int, int, int]) -> bool:
@@ -416,18 +421,18 @@ def initial_model(stage: Stage) -> Model:
     return model
 
 
-def failures(
-    stage: Stage, found: Exploration, *, queued: bool = False, lazy_reaping: bool = False
-) -> list[tuple[str, Outcome]]:
-    """The endings that nothing explains: endless ones, and those that the model contradicts. What
-    ``queued`` and ``lazy_reaping`` ask of the engine, ``Explainer`` says."""
+def failures(stage: Stage, found: Exploration) -> list[tuple[str, Outcome]]:
+    """The endings that nothing explains: endless ones, those that leave the segment wrong, and
+    those that the model contradicts. Of an engine that serves in the order of arrival it is asked
+    that it does."""
+    queued = Semantics.FIFO in by_name(stage.engine).semantics
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:
             wrong.append(("it never ends", outcome))
-        elif not Explainer(
-            stage, outcome.ending, queued=queued, lazy_reaping=lazy_reaping
-        ).explains():
+        elif outcome.ending.problems:
+            wrong.append((", ".join(outcome.ending.problems), outcome))
+        elif not Explainer(stage, outcome.ending, queued=queued).explains():
             wrong.append(("the model cannot explain it", outcome))
     return wrong
 

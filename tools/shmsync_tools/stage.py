@@ -336,6 +336,8 @@ class Stage:
     def __init__(self, engine: str = "fsync") -> None:
         assert Stage._open is None, "one stage at a time"
         self.engine = engine
+        #: The namespace's.
+        self.name = f"stage-{os.getpid()}"
         self.objects: list[Object] = []
         self.threads: list[Thread] = []
         self.trace: list[Step] = []
@@ -348,7 +350,7 @@ class Stage:
         Stage._open = self
 
     def _attach(self, engine: int) -> None:
-        name = f"/shmsync-stage-{os.getpid()}"
+        name = f"/shmsync-{self.name}"
         shm = posix_ipc.SharedMemory(name, flags=posix_ipc.O_CREX, mode=0o600)
         path = ffi.new("char[]", name.encode())
         request = ffi.new("struct ss_attach *")

@@ -1,0 +1,1 @@
+"""How much fits, what it costs, and how soon news comes."""

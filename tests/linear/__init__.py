@@ -1,0 +1,1 @@
+"""Recorded histories of calls that overlap, and orders of instants that explain them."""

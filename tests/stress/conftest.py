@@ -1,0 +1,5 @@
+"""What every test gets in tests/stress."""
+
+from ..segment.conftest import _nothing_mapped
+
+__all__ = ["_nothing_mapped"]
