@@ -20,6 +20,7 @@ def test_the_table_of_engines_is_the_one_that_the_declarations_give() -> None:
     assert engine.table() in README
 
 
+@pytest.mark.seconds(120)
 @pytest.mark.parametrize(
     "command",
     re.findall(r"<!-- shmsync (.*) -->", README),
@@ -32,7 +33,7 @@ def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
         [sys.executable, "-m", "shmsync", *command.split()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.stdout

@@ -27,7 +27,7 @@ struct record {
 };
 
 static uint64_t steps;                  /* taken by this process */
-static uint64_t kill_before = UINT64_MAX;
+static uint64_t kill_before = UINT64_MAX, stop_before = UINT64_MAX;
 static bool recording;
 static struct record *records;
 static uint32_t record_count, record_room;
@@ -35,6 +35,11 @@ static uint32_t record_count, record_room;
 void step_kill_before(uint64_t number)
 {
     kill_before = number;
+}
+
+void step_stop_before(uint64_t number)
+{
+    stop_before = number;
 }
 
 void step_count_from_0(void)
@@ -107,6 +112,8 @@ static void begin(const struct step_site *site, const void *address, bool writes
         sched_await(site, address, writes);
     if (steps == kill_before)
         kill(getpid(), SIGKILL);
+    if (steps == stop_before)
+        kill(getpid(), SIGSTOP);
     steps++;
 }
 

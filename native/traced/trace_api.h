@@ -18,6 +18,7 @@ struct step_view {
 
 /* Steps are counted from 0 for each process. The process kills itself before step `number`. */
 void step_kill_before(uint64_t number);
+void step_stop_before(uint64_t number); /* by SIGSTOP */
 void step_count_from_0(void);
 uint64_t step_count(void);
 void step_record(uint32_t on);

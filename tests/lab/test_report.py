@@ -88,6 +88,16 @@ def deaths_and_deadlines(stage: ScriptedStage) -> Finding:
     return Finding(Verdict.NOT_REPRODUCED, "<u>seen</u>", 'nt "&amp;"')
 
 
+def waits_and_is_served(stage: ScriptedStage) -> Finding:
+    """B is served"""
+    x = stage.event("X")
+    a, b = stage.thread("A", set_(x)), stage.thread("B", wait(x))
+    stage.start()
+    for thread in (b, a, b):
+        thread.run()
+    return Finding(Verdict.OCCURS, "X is B's", "X is B's")
+
+
 def sample_runs() -> list[Run]:
     """A few runs of every sort."""
     prevented = Finding(Verdict.PREVENTED, "`wait_all([x, x])` raises", "Refused")
@@ -307,6 +317,22 @@ def test_wakes_deadlines_and_deaths_show_in_the_lanes(runs: list[Run]) -> None:
     assert endings(run)["waiter-1"] == "dead"
 
 
+def test_a_wake_of_a_threads_own_word_wakes_it() -> None:
+    run = play(18, waits_and_is_served, "handoff")
+    lines = list(marks(run))
+    wake = next(line for line in lines if line.text.startswith("wake"))
+    assert (wake.text, wake.woken, wake.dull) == ("wake B (B)", (1,), False)
+    assert lines[lines.index(wake) - 1].lanes[1] == "asleep"
+    assert wake.lanes[1] == "on"
+    assert {line.text for line in lines if "X" in line.changed and line.thread == 0} == {
+        "or X: 0 q -> 0 cq",
+        "store X: 0 cq -> 1 cq",
+        "store X: 1 cq -> 0 cq",
+        "store X: 0 cq -> 0",
+    }
+    assert hanging(run) == set()
+
+
 def test_words_that_no_step_has_changed_are_told(runs: list[Run]) -> None:
     steps = list(runs[0].steps)
     at = next(i for i, step in enumerate(steps) if step.op == "cas")
@@ -365,6 +391,7 @@ return {
 """
 
 
+@pytest.mark.seconds(120)
 def test_a_page_of_all_scenarios_is_small(real_page: Path) -> None:
     articles = Page(real_page.read_text()).tags["article"]
     assert articles >= len(CATALOGUE) - 1

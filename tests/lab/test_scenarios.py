@@ -31,35 +31,49 @@ FSYNC = {
     10: NOT if kernel() >= (6, 7) else OCCURS,
     11: OCCURS if kernel() >= (6, 7) else NOT,
 }
+#: And on handoff.
+HANDOFF = {
+    **dict.fromkeys(range(1, 36), CANNOT),
+    **dict.fromkeys((12, 24), PREVENTED),
+    **dict.fromkeys((30, 34, 35), NOT),
+}
+VERDICTS = {"fsync": FSYNC, "handoff": HANDOFF}
+CELLS = [(number, engine) for number in range(1, 36) for engine in VERDICTS]
+
+
+def in_words(cell: int | str) -> str:
+    return f"F{cell}" if isinstance(cell, int) else cell
 
 
 def test_the_table_is_complete() -> None:
-    assert FSYNC.keys() == set(range(1, 36))
+    for verdicts in VERDICTS.values():
+        assert verdicts.keys() == set(range(1, 36))
 
 
-@pytest.mark.parametrize("number", sorted(FSYNC), ids=lambda number: f"F{number}")
-def test_the_verdict_is_the_same_on_every_run(number: int) -> None:
-    scenario = scenario_of(number, "fsync")
-    run = scenario.run("fsync")
-    assert run.finding.verdict is FSYNC[number], run.finding.seen
-    assert run == scenario.run("fsync")
+@pytest.mark.parametrize(("number", "name"), CELLS, ids=in_words)
+def test_the_verdict_is_the_same_on_every_run(number: int, name: str) -> None:
+    scenario = scenario_of(number, name)
+    run = scenario.run(name)
+    assert run.finding.verdict is VERDICTS[name][number], run.finding.seen
+    assert run == scenario.run(name)
     assert bool(scenario.forced) == (number == 7)
 
 
-@pytest.mark.parametrize("number", sorted(FSYNC), ids=lambda number: f"F{number}")
-def test_a_run_tells_what_was_seen_and_what_nt_does(number: int) -> None:
-    run = scenario_of(number, "fsync").run("fsync")
+@pytest.mark.parametrize(("number", "name"), CELLS, ids=in_words)
+def test_a_run_tells_what_was_seen_and_what_nt_does(number: int, name: str) -> None:
+    run = scenario_of(number, name).run(name)
     for text in (run.finding.seen, run.finding.nt):
         assert text.endswith((".", ".)")), text
         assert text[0].isupper() or text.startswith("wait_all("), text
-    if FSYNC[number] is CANNOT:
+    if VERDICTS[name][number] is CANNOT:
         assert run.finding.seen.startswith("Checked ")
-    assert bool(run.threads) == scenario_of(number, "fsync").stage
+    assert bool(run.threads) == scenario_of(number, name).stage
     assert run.notes or not run.threads
 
 
-def test_findings_do_not_say_the_same() -> None:
-    runs = [scenario_of(number, "fsync").run("fsync") for number in FSYNC]
+@pytest.mark.parametrize("name", VERDICTS)
+def test_findings_do_not_say_the_same(name: str) -> None:
+    runs = [scenario_of(number, name).run(name) for number in VERDICTS[name]]
     assert len({run.finding.seen for run in runs}) == len(runs)
 
 

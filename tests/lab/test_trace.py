@@ -15,6 +15,7 @@ from shmsync_tools.stage import Step
 
 #: Remade with SHMSYNC_REWRITE=1 in the environment; then look at the difference.
 KEPT = Path(__file__).with_name("F2.trace.txt")
+KEPT_HANDOFF = KEPT.with_name("F2.handoff.trace.txt")
 README = Path(trace.__file__).with_name("README.md")
 
 ON_A_STAGE = sorted(key for key, scenario in all_scenarios().items() if scenario.stage)
@@ -29,11 +30,12 @@ def step_lines(lines: list[str]) -> list[str]:
     return [line for line in lines if re.match(r" {0,3}\d+  ", line)]
 
 
-def test_the_trace_of_the_lost_wake_up_is_as_kept() -> None:
-    text = trace.render(scenario_of(2, "fsync").run("fsync")) + "\n"
+@pytest.mark.parametrize(("name", "kept"), [("fsync", KEPT), ("handoff", KEPT_HANDOFF)])
+def test_the_trace_of_the_lost_wake_up_is_as_kept(name: str, kept: Path) -> None:
+    text = trace.render(scenario_of(2, name).run(name)) + "\n"
     if os.environ.get("SHMSYNC_REWRITE"):
-        KEPT.write_text(text)
-    assert text == KEPT.read_text()
+        kept.write_text(text)
+    assert text == kept.read_text()
 
 
 def test_the_readme_has_that_trace() -> None:
@@ -147,6 +149,48 @@ def test_steps_in_words(op: str, word: str, old: int, now: int, result: int, tol
     assert trace.Reader(made_up(step)).step(step) == told
 
 
+@pytest.mark.parametrize(
+    ("op", "word", "old", "now", "result", "told"),
+    [
+        ("or", "S.word0", 1, 1 | 1 << 61, 1, "or S: 1 -> 1 c"),
+        ("cas", "M.word0", 0, 65536 << 32 | 1, 1, "cas M: free -> A x1"),
+        ("store", "M.word0", 65536 << 32 | 1, 1 << 63, 0, "store M: A x1 -> abandoned"),
+        ("sleep", "thread 0 word", 256, 256, 0, "sleep while A's wait is waiting"),
+        ("sleep", "thread 0 word", 256, 257, -11, "no sleep: A's wait is served"),
+        ("cas", "thread 0 word", 256, 256 | 0x7F, 1, "cas A's wait: waiting -> gone"),
+        ("load", "thread 0 word", 0, 0, 0, "load A's wait: idle"),
+        ("wake", "thread 0 word", 257, 257, 1, "wake A"),
+        ("wake", "thread 0 word", 257, 257, 0, "wake A: awake"),
+        ("load", "thread 5 word", 1, 1, 0, "load thread 5 word: 1"),
+    ],
+)
+def test_steps_of_handoff_in_words(
+    op: str, word: str, old: int, now: int, result: int, told: str
+) -> None:
+    step = Step("A", 0, op, word, "", old, now, result, "", {"M": (0, 0), "S": (1, 0)})
+    reader = trace.Reader(made_up(step, engine="handoff"))
+    assert reader.step(step) == told
+    assert reader.is_shown(0) == (word != "thread 5 word")
+
+
+def test_what_the_holder_of_the_gate_reads_is_hidden() -> None:
+    def step(op: str, word: str, thread: str = "A") -> Step:
+        return Step(thread, 0, op, word, "", 0, 0, 0, "", {"M": (0, 0), "S": (1, 0)})
+
+    steps = [
+        step("load", "S.word0"),
+        step("lock", "gate"),
+        step("load", "S.word0"),
+        step("load", "S.word0", "B"),
+        step("store", "S.word0"),
+        step("unlock", "gate"),
+        step("load", "S.word0"),
+    ]
+    reader = trace.Reader(made_up(*steps, engine="handoff"))
+    shown = [reader.is_shown(number) for number in range(len(steps))]
+    assert shown == [True, False, False, True, True, False, True]
+
+
 def test_words_in_words() -> None:
     reader = trace.Reader(made_up())
     assert reader.words("S", (5, 4)) == "5/4"
@@ -156,6 +200,19 @@ def test_words_in_words() -> None:
         "A x0",
         "abandoned x1",
     ]
+    handoff = trace.Reader(made_up(engine="handoff"))
+    assert [handoff.words("S", (2, high << 28)) for high in (0, 2, 4, 6)] == [
+        "2",
+        "2 c",
+        "2 q",
+        "2 cq",
+    ]
+    assert [handoff.words("M", pair) for pair in ((0, 0), (2, 65536), (0, 8 << 28))] == [
+        "free",
+        "A x2",
+        "abandoned",
+    ]
+    assert handoff.words("M", (0, 14 << 28)) == "abandoned cq"
     other = trace.Reader(made_up(engine="another"))
     assert other.words("M", (65536, 31)) == "10000.1f"
 

@@ -181,6 +181,7 @@ A_TICKET = Mend(
             """\
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0) /* F36""",
             """\
     uint32_t previous = load32_acquire(&object->word0);
@@ -314,6 +315,7 @@ COUNTED_PULSE = Mend(
             """\
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0)
         wake_everybody(object);
     futex_yield()""",
@@ -359,6 +361,7 @@ MENDS[20] = Mend(
             """\
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0)
         wake_everybody(object);
     futex_yield()""",
@@ -384,6 +387,7 @@ MENDS[22] = Mend(
             """\
     uint32_t previous = swap32_acq_rel(&object->word0, 1);
 
+    (void)ns;
     if (previous == 0)
         wake_everybody(object);
     futex_yield()""",
@@ -723,4 +727,5 @@ BY_DESIGN: dict[int, str] = {
     49: "Whoever may write to the file may truncate it: the sizes of files in /dev/shm cannot be"
     " sealed. It happens below every engine.",
     50: "An engine sees objects, not handles; and every process could write the words itself.",
+    63: "The gate is below every engine, and whoever may stop a process may stop it there.",
 }

@@ -331,7 +331,7 @@ def _text(pointer: CData) -> str:
 
 
 def _place(file: CData, line: int) -> str:
-    return "" if file == ffi.NULL else f"{os.path.basename(_text(file))}:{line}"
+    return "" if file == ffi.NULL else f"{_text(file).rpartition('/')[2]}:{line}"
 
 
 class Stage:
@@ -351,6 +351,7 @@ class Stage:
         self.first_words: dict[str, tuple[int, int]] = {}
         self.first_states: dict[str, ObjectState] = {}
         self._started = False
+        self._names: dict[int, str] = {}
         self._attach(by_name(engine).number)
         Stage._open = self
 
@@ -518,6 +519,11 @@ class Stage:
 
     def name_of(self, address: int) -> str:
         """What a word is called: ``X.word0`` for an object's, else as layout.h calls it."""
+        if address not in self._names:
+            self._names[address] = self._name_of(address)
+        return self._names[address]
+
+    def _name_of(self, address: int) -> str:
         if address == 0:
             return ""
         buffer = ffi.new("char[80]")

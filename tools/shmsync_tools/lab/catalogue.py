@@ -4,7 +4,7 @@ Both are schemes of Wine's that keep NT's synchronization objects in user space.
 eventfd for each object, and a slot of shared memory beside it that says what the eventfd cannot:
 owner, recursion count, limit. FSYNC has only the slot, and its first word is a futex. The engines
 ``esync`` and ``fsync`` follow them step by step. The numbers are stable: sources, tests and the lab
-refer to a failure as F1 ... F62.
+refer to a failure as F1 ... F63. The last is none of Wine's: it is what it costs to have no server.
 
 In the texts A, B and C are threads, X and Y auto-reset events, M is a mutex, S a semaphore and E a
 manual-reset event, unless a text says otherwise.
@@ -25,8 +25,8 @@ TOLD: Final = "not to be shown by steps"
 
 @dataclass(frozen=True)
 class Entry:
-    """One failure. ``schemes`` are those that have it, of "esync" and "fsync"; ``shown`` is how it
-    can be made to happen; ``text`` tells it; ``nt`` is what NT does instead."""
+    """One failure. ``schemes`` are those of Wine's that have it, "esync" and "fsync"; ``shown`` is
+    how it can be made to happen; ``text`` tells it; ``nt`` is what NT does instead."""
 
     number: int
     title: str
@@ -48,12 +48,13 @@ CHAPTERS: Final = (
     (35, "Who gets it, and when"),
     (47, "Dying threads and processes"),
     (54, "Shared memory as an interface"),
-    (62, "Lifetime and cost"),
+    (63, "Lifetime and cost"),
 )
 
 E: Final = ("esync",)
 F: Final = ("fsync",)
 EF: Final = ("esync", "fsync")
+NONE: Final = ()
 
 
 def _entry(
@@ -681,6 +682,17 @@ _LIFETIME: Final = [
         """Busy loops and processes at full CPU are reported time and again, and some programs
         ran slower than with the plain server.""",
         """A blocked thread costs nothing.""",
+    ),
+    _entry(
+        63,
+        NONE,
+        HELD,
+        "A process stopped inside the gate",
+        """Where processes change shared tables themselves, they need a lock for that, here the
+        gate. A process that dies in it is noticed; one that is stopped in it (SIGSTOP, a
+        debugger, a frozen container) is alive, and whoever needs the gate waits until it is
+        continued. What goes without the gate goes on.""",
+        """The kernel's own lock is never held by code that somebody could stop.""",
     ),
 ]
 

@@ -22,7 +22,7 @@ ALL = "all"
 DESCRIPTION = """\
 Every failure that Wine's ESYNC and FSYNC are known for, on demand.
 
-Each has a number, F1 to F62, and for each engine a scenario: a few threads, and a script that says
+Each has a number, F1 to F63, and for each engine a scenario: a few threads, and a script that says
 which of them takes its next step when. The threads run the engine's own C, compiled so that every
 access to shared memory is a step. So a race that needs months of luck happens every time, and can
 be looked at.
@@ -52,7 +52,8 @@ how to read a trace:
     wake X: 2           it woke two sleepers of X; they go on when it is their turn
     = took X, = was 1   its call returned; "was" is the state before, which set() and others return
   Words: an event's is 0 or 1; a semaphore's 2/4 is two tokens of at most four; a mutex's A x2 means
-  owned twice by A. Lines with -- say what the script does next. Steps that touch no object (such
+  owned twice by A. Of handoff, c behind a word: somebody is at it, inside the gate; q: somebody may
+  be queued. Lines with -- say what the script does next. Steps that touch no object (such
   as publishing what a thread waits on) are left out without --all-steps; their numbers are missing.
 
 examples:
@@ -98,7 +99,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_entry(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("entry", metavar="NUMBER", type=_entry, help="F1 to F62, or just 1 to 62")
+    parser.add_argument("entry", metavar="NUMBER", type=_entry, help="F1 to F63, or just 1 to 63")
 
 
 def _add_list(commands: Any) -> None:
@@ -199,7 +200,7 @@ def _entry(text: str) -> Entry:
     digits = text.removeprefix("F").removeprefix("f")
     entry = CATALOGUE.get(int(digits)) if digits.isdecimal() else None
     if entry is None:
-        raise argparse.ArgumentTypeError(f"there is no {text}; the catalogue has F1 to F62")
+        raise argparse.ArgumentTypeError(f"there is no {text}; the catalogue has F1 to F63")
     return entry
 
 
@@ -233,7 +234,7 @@ def _list(arguments: argparse.Namespace) -> int:
         if entry.chapter != chapter:
             print(("\n" if chapter else "") + entry.chapter)
             chapter = entry.chapter
-        print(f"  F{entry.number:<3} {'+'.join(entry.schemes):11}  {entry.title}")
+        print(f"  F{entry.number:<3} {'+'.join(entry.schemes) or '-':11}  {entry.title}")
     if not entries:
         print(f"no entry has {' and '.join(arguments.words)} in it", file=sys.stderr)
     return Exit.OK if entries else Exit.NO
@@ -262,7 +263,7 @@ def _show(arguments: argparse.Namespace) -> int:
     print(f"F{entry.number}: {entry.title}\n")
     print(_wrapped(entry.text) + "\n")
     print(_wrapped(f"NT: {entry.nt}") + "\n")
-    print(f"known from:  {', '.join(entry.schemes)}")
+    print(f"known from:  {', '.join(entry.schemes) or 'none of them'}")
     print(f"shown by:    {entry.shown}")
     for scenario in scenarios:
         for engine in scenario.engines:

@@ -15,6 +15,17 @@ from shmsync_tools.lab.scenario import Finding, Verdict
 #: Seconds after which a child that should have ended long ago counts as hanging.
 PATIENCE = 30.0
 
+#: Code that lets the traced module take the place of the plain one, before anybody imports that.
+TRACED_INSTEAD = """
+import importlib.util, sys
+from pathlib import Path
+folder = Path(importlib.util.find_spec("shmsync").origin).parent
+spec = importlib.util.spec_from_file_location("shmsync._traced", next(folder.glob("_traced*.so")))
+traced = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(traced)
+sys.modules["shmsync._native"] = traced
+"""
+
 _numbers = itertools.count()
 
 

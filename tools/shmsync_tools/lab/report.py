@@ -136,9 +136,9 @@ def _entry(entry: Entry, engines: Sequence[str], found: dict[tuple[int, str], Ru
 
 
 def _about(entry: Entry) -> str:
-    schemes = " and ".join(each.upper() for each in entry.schemes)
+    schemes = " and ".join(each.upper() for each in entry.schemes) or "none of Wine's schemes"
     return (
-        f'<div class="about"><p class="facts">Known of {schemes}; {escape(entry.shown)}</p>'
+        f'<div class="about"><p class="facts">Known of {escape(schemes)}; {escape(entry.shown)}</p>'
         f"<p>{_text(entry.text)}</p>"
         f"<p><b>Windows NT:</b> {_text(entry.nt)}</p></div>"
     )
@@ -290,13 +290,16 @@ threads share, or a system call. Each thread has a lane, and its steps are dots 
 <dt><code>sleep while X is 0</code></dt><dd>if X is 0 the thread sleeps until it is woken; its lane
 is hatched until then</dd>
 <dt><code>wake X: 2 (B, C)</code></dt><dd>wakes those who sleep on X; triangles mark them</dd>
+<dt><code>cas B's wait: waiting → served</code>, <code>wake B</code></dt><dd>handoff: B is told that
+it has what it waits for, and is woken; it sleeps on a word of its own</dd>
 <dt><code>⇒ took X</code></dt><dd>what the call that began above has returned</dd>
 <dt><b class="hangs">hangs</b></dt><dd>a lane that is hatched in this colour to the end: a thread
 that sleeps though it should go on</dd>
 <dt><b class="hangs">✗ killed</b></dt><dd>where a thread was killed</dd>
 <dt>beside the steps</dt><dd>the words of each object after the step, bold where it changed them:
 1 or 0 for an event that is set or not, <code>2/5</code> for a semaphore's count and maximum,
-<code>A x1</code> for a mutex that A owns and has counted once</dd>
+<code>A x1</code> for a mutex that A owns and has counted once; behind a word of handoff
+<code>c</code>: somebody is at it, inside the gate, and <code>q</code>: somebody may be queued</dd>
 </dl>
 <p>What the script does, and why, is said between the steps. Steps that touch no object's state are
 folded, and so are rounds of a loop that only repeat the first.</p>

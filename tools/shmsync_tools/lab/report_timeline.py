@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shmsync_tools.lab.scenario import Run, Verdict
-from shmsync_tools.lab.trace import ABANDONED, PLAIN_WORDS, Reader
+from shmsync_tools.lab.trace import Reader
+from shmsync_tools.lab.words import words_of
 from shmsync_tools.stage import Step
 
 #: The longest round of a loop that is looked for, and how many repeated steps are worth folding.
 LAP_MAX, FOLD_MIN = 60, 15
-OBJECT_WORD = re.compile(r"(.+)\.word([01])")
 
 Words = dict[str, tuple[int, int]]
 Lanes = tuple[str, ...]
@@ -77,14 +77,14 @@ def marks(run: Run) -> Iterator[Mark]:
 def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: bool) -> Mark:
     step = reader.run.steps[number]
     threads = list(reader.run.threads)
-    found = _found(step)
+    found = reader.found(step)
     changed = {name for name, words in step.words.items() if words != found[name]}
     return Mark(
         step.op if step.op in ("timeout", "relook", "kill") else "step",
         reader.step(step) + (f" ({', '.join(woken)})" if woken else ""),
         threads.index(step.thread),
         number=number + 1,
-        dull=folded or not (changed or reader.is_of_an_object(step)),
+        dull=folded or not (changed or reader.is_shown(number)),
         failed=(step.op == "cas" and not step.result) or (step.op == "sleep" and step.result < 0),
         place=step.place,
         lanes=lanes,
@@ -105,19 +105,9 @@ def _between(run: Run, number: int, lanes: Lanes) -> Iterator[Mark]:
             yield Mark("note", note.text, lanes=lanes)
 
 
-def _found(step: Step) -> Words:
-    """The objects' words that a step has found."""
-    words = dict(step.words)
-    match = OBJECT_WORD.fullmatch(step.word)
-    if match and match[1] in words and step.op in ("load", "store", "swap", "cas"):
-        first, second = words[match[1]]
-        words[match[1]] = (step.old, second) if match[2] == "0" else (first, step.old)
-    return words
-
-
 def _forged(reader: Reader, before: Words, step: Step, lanes: Lanes) -> Iterator[Mark]:
     """Words that have changed between two steps, and so by none of them."""
-    for name, words in _found(step).items():
+    for name, words in reader.found(step).items():
         if words != before[name]:
             old, new = reader.words(name, before[name]), reader.words(name, words)
             yield Mark("forged", f"{name} is overwritten: {old} → {new}", lanes=lanes)
@@ -184,10 +174,11 @@ def _could_go_on(run: Run, thread: str) -> bool:
     """Is there, at the end, what the sleeper waits for?"""
     call = [step.call for step in run.steps if step.thread == thread][-1]
     what, names, alert = _waits_for(run.threads[thread][call])
-    there = []
-    for name in names + ([] if what == "wait_all" else alert):
-        word = run.steps[-1].words[name][0]
-        there.append(word in (0, ABANDONED) if run.objects[name] == "mutex" else word != 0)
+    meaning, words = words_of(run.engine, run.owners), run.steps[-1].words
+    there = [
+        meaning.is_signaled(run.objects[name], words[name])
+        for name in names + ([] if what == "wait_all" else alert)
+    ]
     return all(there) if what == "wait_all" else any(there)
 
 
@@ -198,7 +189,7 @@ def hanging(run: Run) -> set[str]:
         return set()
     *_, (asleep, _) = _sleepers(run)
     names = {name for name in asleep if run.ended[name] == "sleeping"}
-    beside = {name for name in names if run.engine in PLAIN_WORDS and _could_go_on(run, name)}
+    beside = {name for name in names if _could_go_on(run, name)}
     said = run.finding.seen
     return beside or {
         name for name in names if re.search(rf"\b{re.escape(name)}\b[^.;:]* sleeps?\b", said)

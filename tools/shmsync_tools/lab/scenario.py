@@ -24,12 +24,15 @@ A scenario that needs real processes takes no stage (``stage=False``).
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from shmsync._traced import lib
-from shmsync_tools.stage import Call, Grant, Result, Stage, Step, Thread
+from shmsync_tools.stage import Call, Grant, Object, Result, Stage, State, Step, Thread
+
+#: Steps after which no other thread goes on by itself.
+WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep"})
 
 
 class Verdict(Enum):
@@ -140,31 +143,52 @@ class ScriptedStage(Stage):
         self.returns: list[Returned] = []
         self.owners: dict[int, str] = {}
         self.first_words: dict[str, tuple[int, int]] = {}
+        self._progress: dict[int, tuple[int, bool]] = {}
 
     def restart(self) -> None:
         super().restart()
         self.notes = []
         self.returns = []
+        self._progress = {}
         self.first_words = self.words()
-        self._note_returns()
+        self._note_returns(self.threads)
 
     def grant(self, thread: Thread, grant: Grant) -> None:
+        before = len(self.trace)
         super().grant(thread, grant)
-        self._note_returns()
+        alone = all(step.op in WAKES_NOBODY for step in self.trace[before:])
+        self._note_returns([thread] if alone else self.threads)
 
-    def say(self, text: str) -> None:
-        """A remark for the reader of the trace, about the steps that follow."""
-        self.notes.append(Note(len(self.trace), text))
+    def say(self, text: str, **instead: str) -> None:
+        """A remark for the reader of the trace, about the steps that follow; ``instead`` for the
+        engines of these names."""
+        self.notes.append(Note(len(self.trace), self.by_engine(text, **instead)))
 
-    def _note_returns(self) -> None:
-        known = {(each.thread, each.call) for each in self.returns}
-        for thread in self.threads:
-            self.owners[int(lib.sched_owner_id(thread.number))] = thread.name
-            for number in range(min(thread.call + 1, len(thread.calls))):
-                if (thread.name, number) not in known and thread.results[number].finished:
-                    text = answer(self, thread.calls[number], thread.results[number])
-                    self.returns.append(Returned(len(self.trace), thread.name, number, text))
+    def by_engine(self, text: str, **instead: str) -> str:
+        """A text, or what stands for it with the engine of this stage."""
+        return instead.get(self.engine, text)
+
+    def until_taking(self, thread: Thread, object_: Object) -> None:
+        """Holds a thread before it takes an object in a wait for several: fsync takes each by a
+        compare-and-swap, handoff stores to each under the gate."""
+        thread.until("store" if self.engine == "handoff" else "cas", object_)
+
+    def _note_returns(self, threads: Sequence[Thread]) -> None:
+        for thread in threads:
+            view = thread._view()
+            progress = (view.op, view.state in (State.DONE, State.ENDED))
+            if self._progress.get(thread.number) != progress:
+                self._progress[thread.number] = progress
+                self._note_returns_of(thread)
+
+    def _note_returns_of(self, thread: Thread) -> None:
+        self.owners[int(lib.sched_owner_id(thread.number))] = thread.name
         self.owners.pop(0, None)
+        known = {each.call for each in self.returns if each.thread == thread.name}
+        for number in range(min(thread.call + 1, len(thread.calls))):
+            if number not in known and thread.results[number].finished:
+                text = answer(self, thread.calls[number], thread.results[number])
+                self.returns.append(Returned(len(self.trace), thread.name, number, text))
 
 
 def answer(stage: Stage, call: Call, result: Result) -> str:

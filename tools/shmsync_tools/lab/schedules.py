@@ -6,14 +6,16 @@ something happens in none, or how often it happens, these play the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from shmsync._traced import ffi, lib
-from shmsync_tools.stage import Grant, Stage, Step, Thread
+from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict
+from shmsync_tools.stage import Grant, Stage, State, Step, Thread
 
 #: More than any program of the lab has.
 SCHEDULES_MAX = 1_000_000
-STEPS_MAX = 500
+STEPS_MAX = 2000
 #: The longest circle that is looked for, in steps.
 LAP_MAX = 40
 
@@ -50,6 +52,119 @@ def outcomes(stage: Stage) -> Iterator[int]:
     for count, schedule in found:
         stage.play(schedule)
         yield count
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of looking for a failure in many runs of a program: in how many of how many it was
+    seen, and how the runs were made."""
+
+    runs: int = 0
+    failed: int = 0
+    how: str = ""
+
+    def occurs_if(self, failed: bool, seen: str, *, nt: str, otherwise: str) -> Finding:
+        """The failure occurs if the script has shown it or one of the runs has; else it cannot
+        occur, as far as they reach, and ``otherwise`` says what was seen instead."""
+        if failed:
+            return Finding(Verdict.OCCURS, seen, nt)
+        if self.failed:
+            return Finding(Verdict.OCCURS, f"In {self.failed} of {self.runs} runs: {seen}", nt)
+        checked = f"Checked {self.how}: " if self.runs else ""
+        return Finding(Verdict.CANNOT_OCCUR, checked + otherwise, nt)
+
+
+def in_all_schedules(stage: ScriptedStage, failure: Callable[[], bool]) -> Tried:
+    """Looks for a failure wherever the program can end. Not with fsync, of which the script shows
+    it: its retry loops have schedules without an end (F11, F14)."""
+    if stage.engine == "fsync":
+        return Tried()
+    runs = failed = 0
+    for count in outcomes(stage):
+        runs += count
+        failed += count * failure()
+    stage.restart()
+    names = [thread.name for thread in stage.threads]
+    who = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    return Tried(runs, failed, f"in all schedules of {who} that differ ({runs})")
+
+
+def stopped_at_each_step(
+    stage: Stage, thread: Thread, begin: Callable[[], object] = lambda: None, *, kill: bool
+) -> Iterator[int]:
+    """Plays the program once for each step that the thread takes alone, after ``begin``, and stops
+    it before that step: kills it, or holds it. What comes then is the caller's business. Gives in
+    the number of the step."""
+    begin()
+    before = len(stage.trace)
+    thread.run()
+    for number in range(len(stage.trace) - before):
+        stage.restart()
+        begin()
+        for _ in range(number):
+            thread.step()
+        if kill:
+            thread.kill()
+        yield number
+
+
+def when_stopped(
+    stage: ScriptedStage,
+    thread: Thread,
+    failure: Callable[[], bool],
+    *,
+    kill: bool,
+    begin: Callable[[], object] = lambda: None,
+) -> Tried:
+    """Looks for a failure after the thread was killed or held before each of its steps. ``failure``
+    lets the others go on and says what came of it."""
+    runs = failed = 0
+    for _ in stopped_at_each_step(stage, thread, begin, kill=kill):
+        runs += 1
+        failed += failure()
+    stage.restart()
+    how = "killing" if kill else "holding"
+    return Tried(runs, failed, f"by {how} {thread.name} before each of its {runs} steps")
+
+
+def settle_late(threads: Sequence[Thread]) -> None:
+    """As ``settle``, and who sleeps then looks again, twice: after a kill that can help."""
+    settle(threads)
+    for thread in [*threads, *threads]:
+        if thread.can(Grant.RELOOK):
+            thread.look_again()
+            settle(threads)
+
+
+def as_far_as(thread: Thread, call: int) -> None:
+    """Grants steps until the thread is in its call of that number, or can go no further."""
+    while thread.call < call and thread.can():
+        thread.step()
+
+
+def slept_before(stage: Stage, thread: Thread, other: Thread, call: int = 0) -> bool:
+    """Did the thread sleep, for the first time, before another one began a call?"""
+    asleep = [
+        i
+        for i, s in enumerate(stage.trace)
+        if (s.thread, s.op, s.result) == (thread.name, "sleep", 0)
+    ]
+    begun = [i for i, s in enumerate(stage.trace) if (s.thread, s.call) == (other.name, call)]
+    return bool(asleep and begun) and asleep[0] < begun[0]
+
+
+def returned_before(stage: ScriptedStage, thread: Thread, other: Thread, call: int = 0) -> bool:
+    """Has the thread's first call returned before another one began a call?"""
+    ends = [each.after for each in stage.returns if (each.thread, each.call) == (thread.name, 0)]
+    begun = [i for i, s in enumerate(stage.trace) if (s.thread, s.call) == (other.name, call)]
+    return bool(ends and begun) and ends[0] <= begun[0]
+
+
+def sleeps_beside(stage: Stage, thread: Thread, name: str) -> bool:
+    """Does the thread sleep though the object of that name is signaled?"""
+    state, kinds = stage.states()[name], {each.name: each.kind for each in stage.objects}
+    free = state.owner is None if kinds[name] == "mutex" else state.count > 0 or state.signaled
+    return thread.state is State.SLEEPING and free
 
 
 def every_schedule(stage: Stage) -> Iterator[None]:

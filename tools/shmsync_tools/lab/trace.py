@@ -8,19 +8,20 @@ from __future__ import annotations
 import errno
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shmsync_tools.lab.scenario import Run
+from shmsync_tools.lab.words import wait_word, words_of
 from shmsync_tools.stage import Step
 
 Words = dict[str, tuple[int, int]]
 
-#: Engines whose two words mean what ``native/engine_fsync.c`` says in its head.
-PLAIN_WORDS = frozenset({"fsync"})
-ABANDONED = 2**32 - 1
 #: Operations that always change a word.
-CHANGES = frozenset({"store", "swap"})
+CHANGES = frozenset({"store", "swap", "or"})
+#: What the low bits of an owner id are the number of.
+SLOT_MASK = 0xFFFF
+WAIT_WORD = re.compile(r"thread (\d+) word")
 #: Remarks are not wrapped narrower than this, nor wider than that.
 NARROWEST, WIDEST = 72, 100
 GAP = "  "
@@ -75,32 +76,32 @@ class Reader:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.plain = run.engine in PLAIN_WORDS
+        self.meaning = words_of(run.engine, run.owners)
+        self.threads = {owner & SLOT_MASK: name for owner, name in run.owners.items()}
+        self._in_the_gate = frozenset(_in_the_gate(run.steps))
 
     def words(self, name: str, words: tuple[int, int]) -> str:
         """An object's two words: "1", "2/4" of a semaphore, "A x2" of a mutex."""
-        first, second = words
-        kind = self.run.objects[name]
-        if not self.plain:
-            return f"{first:x}.{second:x}"
-        if kind == "semaphore":
-            return f"{first}/{second}"
-        if kind == "mutex":
-            no_count = second == 0 and first in (0, ABANDONED)
-            return self.owner(first) + ("" if no_count else f" x{second}")
-        return str(first)
+        return self.meaning.text(self.run.objects[name], words)
 
-    def owner(self, number: int) -> str:
-        """What a mutex's first word says."""
-        known = {0: "free", ABANDONED: "abandoned"} | self.run.owners
-        return known.get(number, f"owner {number:#x}")
-
-    def is_of_an_object(self, step: Step) -> bool:
-        """Does the step touch what an object consists of, or end something?"""
+    def found(self, step: Step) -> Words:
+        """The objects' words that a step has found."""
+        words = dict(step.words)
         name, _, part = step.word.rpartition(".")
-        if name in self.run.objects and self.plain:
-            return part == "word0" or (part == "word1" and self.run.objects[name] == "mutex")
-        return name in self.run.objects or not step.word
+        if name in words and part in ("word0", "word1") and step.op != "wake":
+            words[name] = self.meaning.before(part, words[name], step.old)
+        return words
+
+    def is_shown(self, number: int) -> bool:
+        """Does that step touch what an object consists of or what a thread sleeps on, or end
+        something? What who holds the gate reads there, nobody else can change meanwhile."""
+        step = self.run.steps[number]
+        if step.op == "load" and self.meaning.quiet_in_the_gate and number in self._in_the_gate:
+            return False
+        name, _, part = step.word.rpartition(".")
+        if name in self.run.objects:
+            return self.meaning.is_state(self.run.objects[name], part)
+        return not step.word or self._sleeper(step.word) is not None
 
     def step(self, step: Step) -> str:
         """What a step did, in a few words."""
@@ -114,7 +115,7 @@ class Reader:
             return f"{step.op} {word}: {old} -> {now}"
         plain = {
             "load": f"load {word}: {now}",
-            "wake": f"wake {word}: {step.result or 'nobody'}",
+            "wake": self._wake(step),
             "yield": "pause",
             "timeout": "the deadline",
             "relook": "looks again",
@@ -123,26 +124,51 @@ class Reader:
         result = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
         return plain.get(step.op, f"{step.op} {word}{result}")
 
+    def _wake(self, step: Step) -> str:
+        sleeper = self._sleeper(step.word)
+        if sleeper is None:
+            return f"wake {self._word(step.word)}: {step.result or 'nobody'}"
+        return f"wake {sleeper}" + ("" if step.result else ": awake")
+
     def _more(self, step: Step) -> bool:
-        """Does the thread sleep on other words too? (The step names the first.)"""
+        """Does the thread sleep on other objects too? (The step names the first.)"""
+        if step.word.rpartition(".")[0] not in self.run.objects:
+            return False
         what, _, arguments = self.run.threads[step.thread][step.call].partition("(")
         names = re.findall(r"(?:alert=)?(\w+)", arguments)
         objects = [name for name in names if name in self.run.objects]
         return len(objects) > 1 if what == "wait_any" else "alert=" in arguments
 
+    def _sleeper(self, word: str) -> str | None:
+        """The thread that sleeps on this word, if it is such a word."""
+        match = WAIT_WORD.fullmatch(word)
+        return self.threads.get(int(match[1])) if match else None
+
     def _word(self, word: str) -> str:
         name, _, part = word.rpartition(".")
-        if not self.plain or name not in self.run.objects:
-            return word
-        count = {"mutex": "count", "semaphore": "maximum"}.get(self.run.objects[name], part)
-        return {"word0": name, "word1": f"{name} {count}"}.get(part, word)
+        if name in self.run.objects:
+            label = self.meaning.label(self.run.objects[name], part)
+            return word if label is None else f"{name} {label}".rstrip()
+        sleeper = self._sleeper(word)
+        return f"{sleeper}'s wait" if sleeper else word
 
     def _value(self, step: Step, value: int) -> str:
         name, _, part = step.word.rpartition(".")
-        is_owner = part == "word0" and self.run.objects.get(name) == "mutex"
-        if step.op == "sleep" and is_owner:
-            value &= 0xFFFFFFFF  # what is expected may have been widened (F11)
-        return self.owner(value) if self.plain and is_owner else str(value)
+        if name in self.run.objects:
+            return self.meaning.value(self.run.objects[name], part, value)
+        return wait_word(value) if self._sleeper(step.word) else str(value)
+
+
+def _in_the_gate(steps: Sequence[Step]) -> Iterator[int]:
+    """The numbers of the steps that were taken by who held the gate."""
+    holder = ""
+    for number, step in enumerate(steps):
+        if step.word == "gate" and step.op == "lock" and step.result in (0, -errno.EOWNERDEAD):
+            holder = step.thread
+        elif step.thread == holder and (step.word == "gate" or step.op == "kill"):
+            holder = "" if step.op in ("unlock", "kill") else holder
+        if step.thread == holder:
+            yield number
 
 
 def _sleep(word: str, expected: str, found: str, result: int) -> str:
@@ -198,7 +224,7 @@ class _Table:
             if number == len(self.run.steps):
                 break
             step = self.run.steps[number]
-            shown = self.all_steps or self.reader.is_of_an_object(step)
+            shown = self.all_steps or self.reader.is_shown(number)
             self.hidden += not shown
             if shown:
                 if step.op != "kill":

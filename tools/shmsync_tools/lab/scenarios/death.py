@@ -11,13 +11,21 @@ import signal
 from collections.abc import Iterator
 
 from shmsync._traced import ffi
-from shmsync_tools.lab.real import python
+from shmsync_tools.lab.real import TRACED_INSTEAD, python
 from shmsync_tools.lab.scenario import (
     Finding,
     ScriptedStage,
     Verdict,
     occurs_if,
     scenario,
+)
+from shmsync_tools.lab.schedules import (
+    as_far_as,
+    settle,
+    settle_late,
+    sleeps_beside,
+    stopped_at_each_step,
+    when_stopped,
 )
 from shmsync_tools.stage import (
     Object,
@@ -37,22 +45,10 @@ from shmsync_tools.stage import (
 OWNER_DIED = 0x40000000
 
 
-def as_far_as(thread: Thread, call: int) -> None:
-    """Grants steps until the thread is in its call of that number, or can go no further."""
-    while thread.call < call and thread.can():
-        thread.step()
-
-
 def killed_at_each_step(stage: ScriptedStage, victim: Thread, others: str) -> Iterator[int]:
     """Plays the program once for each step of the victim, with the victim killed before that step.
     What the others do then is the caller's business."""
-    victim.finish()
-    steps = len(stage.trace)
-    for number in range(steps):
-        stage.restart()
-        for _ in range(number):
-            victim.step()
-        victim.kill()
+    for number in stopped_at_each_step(stage, victim, kill=True):
         stage.say(others)
         yield number
 
@@ -90,6 +86,39 @@ def set_killed_before_its_wake(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(36, engines=("handoff",))
+def set_killed_anywhere(stage: ScriptedStage) -> Finding:
+    """A set is killed, and the waiter looks again"""
+    x = stage.event("X")
+    w = stage.thread("W", wait(x))
+    s = stage.thread("S", set_(x))
+
+    def lost() -> bool:
+        settle_late([w])
+        return (
+            w.state is State.DONE if stage.states()["X"].signaled else sleeps_beside(stage, w, "X")
+        )
+
+    stage.start()
+    tried = when_stopped(stage, s, lost, kill=True, begin=w.run)
+    stage.say("W sleeps for X")
+    w.run()
+    stage.say("S hands X to W, and is killed before it wakes W")
+    s.until("wake")
+    s.kill()
+    stage.say("W's sleep, a second at most, is over; it takes the gate, and looks")
+    w.look_again()
+    w.run()
+    return tried.occurs_if(
+        w.state is not State.DONE,
+        "W sleeps on after it has looked again, although S had set X.",
+        nt="Setting an event and releasing its waiter is one step of the kernel: either S died"
+        " before it, and X is clear, or W has X.",
+        otherwise="after W's next look X is W's or still clear; it is never set beside a sleeper."
+        " Who next takes the gate undoes what S had not committed, and finishes what it had.",
+    )
+
+
 @scenario(37, engines=("fsync",))
 def release_killed_before_its_wake(stage: ScriptedStage) -> Finding:
     """A release is killed before it wakes: sleepers beside a free mutex"""
@@ -115,6 +144,42 @@ def release_killed_before_its_wake(stage: ScriptedStage) -> Finding:
         nt="A release hands over in one step: either H died owning M, and W gets it abandoned, or"
         " W has it.",
         otherwise="W got M after the sweep.",
+    )
+
+
+@scenario(37, engines=("handoff",))
+def release_killed_anywhere(stage: ScriptedStage) -> Finding:
+    """A release is killed, and the waiter looks again"""
+    m = stage.mutex("M")
+    h = stage.thread("H", wait(m), unlock(m))
+    w = stage.thread("W", wait(m))
+    abandoned = []
+
+    def owned_and_wanted() -> None:
+        h.until_call(1)
+        w.run()
+
+    def lost() -> bool:
+        settle_late([w])
+        abandoned.append(w.results[0].abandoned)
+        return w.state is not State.DONE or stage.states()["M"].owner != w.number
+
+    stage.start()
+    tried = when_stopped(stage, h, lost, kill=True, begin=owned_and_wanted)
+    stage.say("H takes M; W finds M owned, and sleeps")
+    owned_and_wanted()
+    stage.say("H hands M to W, and is killed before it wakes W")
+    h.until("wake")
+    h.kill()
+    stage.say("W's sleep is over, at H's death or a tenth of a second later, and it looks")
+    settle_late([w])
+    return tried.occurs_if(
+        w.state is not State.DONE,
+        "W sleeps on after it has looked again, although M is free.",
+        nt="A release hands over in one step: either H died owning M, and W gets it abandoned, or"
+        " W has it.",
+        otherwise=f"W owns M, {sum(abandoned)} times told that H died owning it, and"
+        f" {len(abandoned) - sum(abandoned)} times handed over.",
     )
 
 
@@ -147,7 +212,40 @@ def killed_between_the_halves_of_a_release(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(39, engines=("fsync",))
+@scenario(38, engines=("handoff",))
+def killed_in_a_release(stage: ScriptedStage) -> Finding:
+    """A release is killed: is the mutex owned or free?"""
+    m = stage.mutex("M")
+    h = stage.thread("H", wait(m), unlock(m))
+    n = stage.thread("N", wait(m, timeout=0))
+    seen: set[tuple[bool, int, int]] = set()
+
+    def between() -> bool:
+        state = stage.states()["M"]
+        n.run()
+        told = n.results[0].abandoned
+        seen.add((state.owner == h.number, state.count, told))
+        return n.results[0].code != 0
+
+    stage.start()
+    tried = when_stopped(stage, h, between, kill=True)
+    stage.say("H takes M, and is killed before it releases it")
+    h.until_call(1)
+    h.until("cas", m)
+    h.kill()
+    stage.say("N takes M")
+    n.run()
+    return tried.occurs_if(
+        not seen <= {(True, 1, 1), (False, 0, 0)},
+        f"Owned by H, count, and whether N was told of a death: {sorted(seen)}.",
+        nt="Count and owner change in one step: killed before it, H owned M once; after it, M is"
+        " free and not abandoned.",
+        otherwise="M was owned once, and N was told of the death, or M was free, and N was not."
+        " Owner and count are one word.",
+    )
+
+
+@scenario(39, engines=("fsync", "handoff"))
 def acquirer_killed_half_way(stage: ScriptedStage) -> Finding:
     """An acquirer is killed half way: is the mutex lost?"""
     m = stage.mutex("M")
@@ -168,8 +266,11 @@ def acquirer_killed_half_way(stage: ScriptedStage) -> Finding:
         nt="Taking a mutex is one step; a killed owner leaves it abandoned.",
         otherwise=f"Checked by killing the acquirer before each of its {kills} steps (wait-any,"
         " then wait-all of two): after a sweep both mutexes could be taken and released every"
-        " time. ESYNC loses the mutex between its token and its owner; here the owner's id"
-        " is what is taken, by one compare-and-swap.",
+        " time. ESYNC loses the mutex between its token and its owner; here "
+        + stage.by_engine(
+            "the owner's id is what is taken, by one compare-and-swap.",
+            handoff="owner and count are one word, and of two both are taken, or none.",
+        ),
     )
 
 
@@ -196,7 +297,37 @@ def killed_with_the_lock_of_an_event(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(41, engines=("fsync",))
+@scenario(40, engines=("handoff",))
+def killed_in_the_gate(stage: ScriptedStage) -> Finding:
+    """A setter is killed inside the gate: does everybody else stand still?"""
+    e = stage.event("E", manual=True)
+    v = stage.thread("V", set_(e), clear(e), pulse(e), wait(e, timeout=0))
+    o = stage.thread("O", set_(e), clear(e), pulse(e), set_(e), wait(e))
+    w = stage.thread("W", wait(e))
+
+    def stuck() -> bool:
+        settle_late([o, w])
+        return any(each.state is not State.DONE for each in (o, w))
+
+    stage.start()
+    tried = when_stopped(stage, v, stuck, kill=True, begin=w.run)
+    stage.say("W sleeps for E")
+    w.run()
+    stage.say("V sets E, and is killed inside the gate")
+    v.until("store", e)
+    v.kill()
+    stage.say("O sets, clears, pulses, sets and waits; it takes the gate after the dead V")
+    settle([o, w])
+    return tried.occurs_if(
+        o.state is not State.DONE,
+        "V was killed inside the gate, and O's calls did not come to an end.",
+        nt="The kernel's locks are not held by threads that can be killed.",
+        otherwise="with a waiter asleep, so that it goes through the gate, all calls of O came to"
+        " their end, and W was released. The kernel hands on the lock of a dead holder.",
+    )
+
+
+@scenario(41, engines=("fsync", "handoff"))
 def semaphore_between_its_halves(stage: ScriptedStage) -> Finding:
     """A semaphore between its two halves: empty and full at once?"""
     s = stage.semaphore("S", 1, maximum=1)
@@ -247,6 +378,39 @@ def wait_all_killed_half_way(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(42, engines=("handoff",))
+def wait_all_killed_anywhere(stage: ScriptedStage) -> Finding:
+    """A wait-all is killed half way: what it had taken is put back"""
+    s = stage.semaphore("S", 1, maximum=1)
+    x = stage.event("X", signaled=True)
+    y = stage.event("Y", signaled=True)
+    a = stage.thread("A", wait(s, x, y, all=True))
+    b = stage.thread("B", wait(s, timeout=0), wait(x, timeout=0), wait(y, timeout=0))
+    untouched = []
+
+    def halves() -> bool:
+        b.run()
+        codes = {result.code for result in b.results}
+        untouched.append(codes == {0})
+        return b.state is not State.DONE or codes not in ({0}, {-errno.ETIMEDOUT})
+
+    stage.start()
+    tried = when_stopped(stage, a, halves, kill=True)
+    stage.say("A takes S and X, and is killed before it takes Y")
+    stage.until_taking(a, y)
+    a.kill()
+    stage.say("B polls all three; it takes the gate next, and undoes what A had begun")
+    b.run()
+    codes = [result.code for result in b.results]
+    return tried.occurs_if(
+        codes != [0, 0, 0],
+        f"A's wait never succeeded, and B's polls answered {codes}.",
+        nt="A wait-all takes everything in one step: killed before it, A leaves all three set.",
+        otherwise=f"B found all three untouched {sum(untouched)} times, and else none of them: they"
+        " were A's, and have died with it.",
+    )
+
+
 def declared_dead_too_early(t: Thread, k: Thread, m: Object, stage: ScriptedStage) -> None:
     """Thread number 0 stands before it takes M while a sweep takes it for dead; then it goes on."""
     stage.say("T finds M free, and is held before it takes it")
@@ -264,7 +428,7 @@ DEAD_ALIVE = (
 )
 
 
-@scenario(43, engines=("fsync",), forced=DEAD_ALIVE)
+@scenario(43, engines=("fsync", "handoff"), forced=DEAD_ALIVE)
 def acquired_after_the_sweep(stage: ScriptedStage) -> Finding:
     """A mutex is taken after the sweep for its owner, who is never swept again"""
     m = stage.mutex("M")
@@ -277,18 +441,22 @@ def acquired_after_the_sweep(stage: ScriptedStage) -> Finding:
     stage.say("T ends; W wants M; the sweeper sweeps again")
     w.run()
     k.finish()
-    w.run()
+    settle_late([w])
     return occurs_if(
-        w.state is State.SLEEPING and stage.owner_name(stage.words()["M"][0]) == "T",
+        w.state is State.SLEEPING and stage.states()["M"].owner == t.number,
         "T is gone and M names it as its owner for ever: the second sweep did not look at T's"
         " slot any more, which the first had freed. W sleeps.",
         nt="A thread's mutexes are abandoned when it can no longer run; there is no later"
         " acquisition.",
-        otherwise="T was refused, and W got M.",
+        otherwise="Checked by this one script, with all that it forces: M named T, whose id the"
+        " sweep had buried. W asked whether that owner lives, was told that it does not, and got M"
+        " as abandoned.",
     )
 
 
-@scenario(44, engines=("fsync",), forced=DEAD_ALIVE + "; and the generation in an owner's id")
+@scenario(
+    44, engines=("fsync", "handoff"), forced=DEAD_ALIVE + "; and the generation in an owner's id"
+)
 def owner_id_reused(stage: ScriptedStage) -> Finding:
     """A new thread gets the id of a mutex's dead owner, and owns the mutex"""
     m = stage.mutex("M")
@@ -309,7 +477,12 @@ def owner_id_reused(stage: ScriptedStage) -> Finding:
     return occurs_if(
         n.results[1].code == 1,
         "N released a mutex that it had never acquired, since its id is the one in M. T, which"
-        " believes that it holds M, is alone with that belief.",
+        " believes that it holds M, is alone with that belief."
+        + stage.by_engine(
+            "",
+            handoff=" (Only since nobody came for M before the generation came round: who finds a"
+            " mutex owned asks whether its owner lives, F43.)",
+        ),
         nt="An owner is a thread, not a number.",
         otherwise=f"N's release answered {n.results[1].code}: no thread has M under that id.",
     )
@@ -349,6 +522,47 @@ def abandoned_owner_before_count(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(45, engines=("handoff",))
+def abandoned_in_one_step(stage: ScriptedStage) -> Finding:
+    """A sweep is stopped anywhere, and the next owner comes"""
+    m = stage.mutex("M")
+    h = stage.thread("H", wait(m))
+    k = stage.thread("K", sweep())
+    b = stage.thread("B", wait(m), unlock(m))
+    c = stage.thread("C", wait(m))
+
+    def owner_dies() -> None:
+        h.finish()
+        h.kill()
+
+    def never_released() -> bool:
+        b.run()
+        settle_late([b] if k.state is State.DEAD else [k, b])
+        settle_late([c])
+        return b.results[1].code != 1 or c.state is not State.DONE
+
+    stage.start()
+    tried = when_stopped(stage, k, never_released, kill=False, begin=owner_dies)
+    killed = when_stopped(stage, k, never_released, kill=True, begin=owner_dies)
+    stage.say("H takes M, and is killed")
+    owner_dies()
+    stage.say("the sweeper makes M abandoned, and is held before it commits that")
+    k.until("store", m)
+    k.step()
+    stage.say("B comes for M, and has to wait for the gate, which the sweeper holds")
+    b.run()
+    stage.say("the sweeper goes on; B takes M and releases it, and C takes it")
+    settle([k, b])
+    c.run()
+    return tried.occurs_if(
+        bool(killed.failed) or b.results[1].code != 1 or c.state is not State.DONE,
+        f"B's only release answered {b.results[1].code} instead of 1, or did not free M.",
+        nt="Abandoning is one step: B comes before it or after it.",
+        otherwise=f"B takes M and frees it with one release, then C has it; and so after each of"
+        f" {killed.runs} kills of the sweeper.",
+    )
+
+
 @scenario(46, engines=("fsync",))
 def asleep_beside_a_free_mutex(stage: ScriptedStage) -> Finding:
     """A thread sleeps on a mutex that is free"""
@@ -377,17 +591,45 @@ def asleep_beside_a_free_mutex(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(46, engines=("handoff",))
+def never_asleep_beside_a_free_mutex(stage: ScriptedStage) -> Finding:
+    """A thread comes for a mutex that others take and release"""
+    m = stage.mutex("M")
+    o = stage.thread("O", wait(m))
+    a = stage.thread("A", wait(m))
+    b = stage.thread("B", wait(m), unlock(m))
+
+    def owner_dies() -> None:
+        o.finish()
+        o.kill()
+
+    def asleep() -> bool:
+        b.run()
+        settle([a, b])
+        return a.state is not State.DONE or b.results[0].abandoned + a.results[0].abandoned != 1
+
+    stage.start()
+    tried = when_stopped(stage, a, asleep, kill=False, begin=owner_dies)
+    stage.say("O dies owning M, and nobody has noticed")
+    owner_dies()
+    stage.say("A finds out, inside the gate, and is held before it takes M")
+    a.until("store", m, times=2)
+    stage.say("B comes for M, and has to wait for the gate")
+    b.run()
+    stage.say("A takes M; B sleeps for it")
+    settle([a, b])
+    return tried.occurs_if(
+        a.state is not State.DONE,
+        "A sleeps, and M is free.",
+        nt="Free or abandoned is one look under one lock.",
+        otherwise="A, with B taking and releasing M meanwhile, always ends with M, and one of the"
+        " two is told of O's death. To look and to queue is one act inside the gate.",
+    )
+
+
 #: Opens an object in a forked child, killed before its step 0, 1, 2, ..., and one in the parent.
 KILLED_WHILE_OPENING = """
-import importlib.util, os, sys
-from pathlib import Path
-
-# The traced module takes the place of the plain one, before anybody imports that.
-folder = Path(importlib.util.find_spec("shmsync").origin).parent
-spec = importlib.util.spec_from_file_location("shmsync._traced", next(folder.glob("_traced*.so")))
-traced = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(traced)
-sys.modules["shmsync._native"] = traced
+import os, sys
 from shmsync import Namespace
 
 steps = 0
@@ -409,10 +651,10 @@ print(steps)
 """
 
 
-@scenario(47, engines=("fsync",), stage=False)
+@scenario(47, engines=("fsync", "handoff"), stage=False)
 def killed_with_a_private_lock(engine: str) -> Finding:
     """A thread is killed holding a lock of its own process"""
-    run = python(KILLED_WHILE_OPENING, "F47", engine)
+    run = python(TRACED_INSTEAD + KILLED_WHILE_OPENING, "F47", engine)
     assert run.returncode == 0, run.stderr
     kills = int(run.stdout)
     assert kills > 10, "opening an object takes more steps than that"

@@ -9,12 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shmsync_tools.lab.real import namespace
-from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict, occurs_if, scenario
-from shmsync_tools.lab.schedules import every_schedule, settle
+from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict, scenario
+from shmsync_tools.lab.schedules import (
+    Tried,
+    every_schedule,
+    in_all_schedules,
+    settle,
+    sleeps_beside,
+    slept_before,
+    when_stopped,
+)
 from shmsync_tools.stage import (
     SOME_TIME,
     Grant,
     State,
+    Thread,
     release,
     set_,
     unlock,
@@ -22,87 +31,122 @@ from shmsync_tools.stage import (
 )
 
 TIMED_OUT = -errno.ETIMEDOUT
-#: Number of the system call, and its argument that says by which clock the deadline goes.
-FUTEX_WAITV, CLOCK_ARGUMENT, CLOCK_MONOTONIC = "449", 5, 1
+#: Number of a system call, and its argument that says by which clock the deadline goes.
+FUTEX_WAITV, CLOCK_ARGUMENT = "449", 5
+FUTEX, OPERATION_ARGUMENT, FUTEX_CLOCK_REALTIME = "202", 2, 0x100
+CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
 
 
-@scenario(26, engines=("fsync",))
+@scenario(26, engines=("fsync", "handoff"))
 def robbed(stage: ScriptedStage) -> Finding:
     """The woken waiter is robbed"""
     m = stage.mutex("M")
     o = stage.thread("O", wait(m), unlock(m))
     w = stage.thread("W", wait(m))
     n = stage.thread("N", wait(m), unlock(m), wait(m), unlock(m), wait(m))
+
+    def owned_and_wanted() -> None:
+        o.until_call(1)
+        w.run()
+
+    def overtaken() -> bool:
+        n.run()
+        settle([o, n, w])
+        return n.results[0].finished or not w.results[0].finished
+
     stage.start()
+    tried = Tried()
+    if stage.engine != "fsync":
+        tried = when_stopped(stage, o, overtaken, kill=False, begin=owned_and_wanted)
     stage.say("O owns M, and W sleeps on it")
-    o.until_call(1)
-    w.run()
-    stage.say("O releases M and wakes W; before W runs, N comes and takes M")
+    owned_and_wanted()
+    stage.say(
+        "O releases M and wakes W; before W runs, N comes and takes M",
+        handoff="O hands M to W; before W runs, N comes for M",
+    )
     o.run()
     robbed = 0
     for call in (1, 3, 5):
         while n.call < call and n.can():
             n.step()
         robbed += n.results[call - 1].finished
-        stage.say("W runs, finds M owned, and sleeps again")
+        stage.say("W runs, finds M owned, and sleeps again", handoff="W has M, and N sleeps for it")
         w.run()
+        if stage.engine != "fsync":
+            break
         if call < 5:
             stage.say("N releases M, which wakes W, and takes it again before W runs")
-    return occurs_if(
+    return tried.occurs_if(
         robbed == 3 and w.state is State.SLEEPING,
         "M was released three times while W waited for it, and three times N, who came later, took"
         " it from under W's nose.",
         nt="M is W's when O's release returns, and N waits.",
-        otherwise=f"N got M {robbed} times.",
+        otherwise="N, who came meanwhile, never got M before W.",
     )
 
 
-@scenario(27, engines=("fsync",))
+@scenario(27, engines=("fsync", "handoff"))
 def last_come_first_served(stage: ScriptedStage) -> Finding:
     """Last come, first served"""
     s = stage.semaphore("S")
     v, w = stage.thread("V", wait(s)), stage.thread("W", wait(s))
     r = stage.thread("R", release(s))
     stage.start()
+    tried = in_all_schedules(
+        stage,
+        lambda: (w.state, v.state) == (State.DONE, State.SLEEPING) and slept_before(stage, v, w),
+    )
     stage.say("V comes first and sleeps on S, then W")
     v.run()
     w.run()
-    stage.say("R releases one token, and wakes both")
+    stage.say(
+        "R releases one token, and wakes both", handoff="R releases one token, and hands it to V"
+    )
     r.run()
     stage.say("W is the first to run")
     settle([w, v])
-    return occurs_if(
+    return tried.occurs_if(
         w.state is State.DONE and v.state is State.SLEEPING,
         "V came before W, and W got the token. V sleeps on.",
         nt="V gets the token.",
-        otherwise="V got the token.",
+        otherwise="W never has the token while V sleeps, if V slept before W came.",
     )
 
 
-@scenario(28, engines=("fsync",))
+@scenario(28, engines=("fsync", "handoff"))
 def herd(stage: ScriptedStage) -> Finding:
     """One token wakes everybody"""
     s = stage.semaphore("S")
     sleepers = [stage.thread(f"W{i}", wait(s)) for i in range(1, 6)]
     r = stage.thread("R", release(s))
+
+    def woken() -> int:
+        return sum(step.result for step in stage.trace if step.op == "wake")
+
+    def crowd() -> bool:
+        settle([*sleepers, r])
+        return woken() > 1
+
     stage.start()
+    tried = Tried()
+    if stage.engine != "fsync":
+        tried = when_stopped(stage, r, crowd, kill=False, begin=lambda: settle(sleepers))
     stage.say("five threads sleep on S")
     settle(sleepers)
     stage.say("R releases one token")
     r.run()
-    woken = sum(step.result for step in stage.trace if step.op == "wake")
-    stage.say("all that were woken run: one gets the token")
+    stage.say("all that were woken run: one gets the token", handoff="the one that was woken runs")
     settle([*sleepers, r])
     asleep = sum(each.state is State.SLEEPING for each in sleepers)
-    return occurs_if(
-        woken > 1,
-        f"One token woke {woken} threads, of which {asleep} found nothing and sleep again.",
+    return tried.occurs_if(
+        woken() > 1,
+        f"One token woke {woken()} threads, of which {asleep} found nothing and sleep again.",
         nt="One token wakes one thread.",
-        otherwise=f"One token woke {woken} thread.",
+        otherwise=f"one token of five sleepers woke {woken()}, and {asleep} sleep on undisturbed.",
     )
 
 
-@scenario(29, engines=("fsync",))
+@scenario(29, engines=("fsync", "handoff"))
 def wake_wasted(stage: ScriptedStage) -> Finding:
     """A wake goes to one who no longer needs it"""
     s, x = stage.semaphore("S"), stage.event("X")
@@ -110,18 +154,26 @@ def wake_wasted(stage: ScriptedStage) -> Finding:
     w = stage.thread("W", wait(s))
     r = stage.thread("R", release(s), set_(x))
     stage.start()
+    tried = in_all_schedules(stage, lambda: sleeps_beside(stage, w, "S"))
     stage.say("V sleeps on X and S, W on S")
     v.run()
     w.run()
     stage.say("R releases S, and sets X before those who were woken run")
     r.run()
-    stage.say("V finds X set, and takes that")
+    stage.say("V finds X set, and takes that", handoff="V was handed the token")
     v.run()
     stage.say("does W get the token?")
     settle([w, v, r])
     nt = "Each signal goes to a waiter that still needs it: V has S or X, W the other."
-    if w.state is State.SLEEPING and stage.words()["S"][0] > 0:
-        seen = "The wake for S went to V, who took X. W sleeps beside a token."
+    seen = "The wake for S went to V, who took X. W sleeps beside a token."
+    if stage.engine == "handoff":
+        return tried.occurs_if(
+            sleeps_beside(stage, w, "S"),
+            seen,
+            nt=nt,
+            otherwise="W never sleeps beside a token. A wake is sent to one who has been served.",
+        )
+    if sleeps_beside(stage, w, "S"):
         return Finding(Verdict.OCCURS, seen, nt)
     return Finding(
         Verdict.NOT_REPRODUCED,
@@ -132,7 +184,7 @@ def wake_wasted(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(30, engines=("fsync",))
+@scenario(30, engines=("fsync", "handoff"))
 def spinning(stage: ScriptedStage) -> Finding:
     """Spinning takes too much, or sleeps on an old value"""
     s = stage.semaphore("S", 3)
@@ -143,88 +195,117 @@ def spinning(stage: ScriptedStage) -> Finding:
     taken = [step for step in stage.trace if step.op == "cas" and step.result]
     expected = [step.old for step in stage.trace if step.op == "sleep"]
     nt = "One wait takes one token, and sleeps only while there is none."
-    if len(taken) != 3 or expected != [0] or a.call != 3:
+    asleep_for = [0] if stage.engine == "fsync" else [0x100]  # handoff: its first wait, pending
+    if len(taken) != 3 or expected != asleep_for or a.call != 3:
         seen = f"{len(taken)} tokens were taken in {a.call} calls; slept on values {expected}."
         return Finding(Verdict.OCCURS, seen, nt)
     return Finding(
         Verdict.NOT_REPRODUCED,
-        "It was a patch that made waits spin before they sleep, and this engine is FSYNC without"
-        " it. Run all the same: each wait took one token with one compare-and-swap, and the last"
-        " one slept on the value 0.",
+        "It was a patch that made waits spin before they sleep, and this engine "
+        + stage.by_engine("is FSYNC without it.", handoff="does not spin.")
+        + " Run all the same: each wait took one token with one compare-and-swap, and the last one"
+        " slept "
+        + stage.by_engine(
+            "on the value 0.",
+            handoff="on a word of its own, which changes only when it is handed a token.",
+        ),
         nt,
     )
 
 
-@scenario(31, engines=("fsync",))
+@scenario(31, engines=("fsync", "handoff"))
 def poll_fails(stage: ScriptedStage) -> Finding:
     """A poll fails though a token was there all along"""
     s = stage.semaphore("S", 2)
     a = stage.thread("A", wait(s, timeout=0))
     b = stage.thread("B", wait(s))
+
+    def refused() -> bool:
+        fewest = min(step.words["S"][0] for step in stage.trace)
+        return a.results[0].code == TIMED_OUT and fewest > 0
+
     stage.start()
+    tried = in_all_schedules(stage, refused)
     stage.say("A reads 2, and is held before its compare-and-swap")
     a.until("cas", s)
     stage.say("B takes a token")
     b.run()
-    stage.say("A finds 1 where it expects 2, and gives up")
+    stage.say(
+        "A finds 1 where it expects 2, and gives up",
+        handoff="A finds 1 where it expects 2, and takes that",
+    )
     settle([a, b])
     fewest = min(step.words["S"][0] for step in stage.trace)
-    return occurs_if(
-        a.results[0].code == TIMED_OUT and fewest > 0,
+    return tried.occurs_if(
+        refused(),
         f"A's poll timed out, though S never had fewer than {fewest} token.",
         nt="A takes a token.",
-        otherwise="A got a token.",
+        otherwise="A always gets a token.",
     )
 
 
-@scenario(32, engines=("fsync",))
+@scenario(32, engines=("fsync", "handoff"))
 def deadline_beside_a_set_event(stage: ScriptedStage) -> Finding:
     """A deadline ends a wait beside a set event"""
     x = stage.event("X")
     a = stage.thread("A", wait(x, timeout=SOME_TIME))
     b = stage.thread("B", set_(x))
     stage.start()
-    schedules = late = 0
-    for _ in every_schedule(stage):
-        ops = [step.op for step in stage.trace if step.op in ("timeout", "swap")]
-        schedules += 1
-        late += ops == ["swap", "timeout"] and a.results[0].code == TIMED_OUT
-    stage.restart()
-    stage.say("A sleeps on X")
+    if stage.engine == "fsync":
+        ends = [_too_late(stage, a) for _ in every_schedule(stage)]
+        tried = Tried(len(ends), sum(ends))
+        stage.restart()
+    else:
+        tried = in_all_schedules(stage, lambda: _too_late(stage, a))
+    stage.say("A sleeps on X", handoff="A sleeps for X")
     a.run()
-    stage.say("B sets X, and is held before it wakes A")
-    b.until("wake", x)
+    stage.say(
+        "B sets X, and is held before it wakes A",
+        handoff="B hands X to A, and is held before it wakes A",
+    )
+    b.until("wake")
     stage.say("A's deadline comes")
     if a.can(Grant.TIMEOUT):
         a.time_out()
     settle([a, b])
-    return occurs_if(
-        late > 0 and a.results[0].code == TIMED_OUT and stage.words()["X"][0] == 1,
+    return tried.occurs_if(
+        tried.failed > 0 and a.results[0].code == TIMED_OUT and stage.states()["X"].signaled,
         "X was set while A still waited, and A returned that its time was up, without a last look."
-        f" That is so in {late} of all {schedules} schedules of A's wait, B's set and the"
+        f" That is so in {tried.failed} of all {tried.runs} schedules of A's wait, B's set and the"
         " deadline.",
         nt="A has been given X, and that wins over the deadline.",
-        otherwise=f"In none of {schedules} schedules did A time out after X was set.",
+        otherwise="A never times out after X was set. A result that is there wins, late or not.",
     )
 
 
-@scenario(33, engines=("fsync",))
+def _too_late(stage: ScriptedStage, a: Thread) -> bool:
+    """Was X set before A's deadline came, and A timed out?"""
+    if stage.engine == "fsync":
+        ops = [step.op for step in stage.trace if step.op in ("timeout", "swap")]
+        return ops == ["swap", "timeout"] and a.results[0].code == TIMED_OUT
+    late = [i for i, step in enumerate(stage.trace) if step.op == "timeout"]
+    done = [each.after for each in stage.returns if each.thread == "B"]
+    return a.results[0].code == TIMED_OUT and bool(late and done) and done[0] <= late[0]
+
+
+@scenario(33, engines=("fsync", "handoff"))
 def alert_first(stage: ScriptedStage) -> Finding:
     """The alert goes before the objects"""
     x, e = stage.event("X", signaled=True), stage.event("E", signaled=True)
     a = stage.thread("A", wait(x, alert=e))
     stage.start()
+    tried = in_all_schedules(stage, lambda: a.results[0].index == 1)
     stage.say("A waits for X, with E as its alert; both are set")
     a.run()
-    return occurs_if(
-        a.results[0].finished and a.results[0].index == 1 and stage.words()["X"][0] == 1,
+    return tried.occurs_if(
+        a.results[0].finished and a.results[0].index == 1 and stage.states()["X"].signaled,
         "The alert ended the wait and was consumed, and X, which was set too, was left.",
         nt="A takes X, and E stays set.",
-        otherwise="A took X, and the alert was left.",
+        otherwise="A, alone, takes X, and the alert is left.",
     )
 
 
-@scenario(34, engines=("fsync",), stage=False)
+@scenario(34, engines=("fsync", "handoff"), stage=False)
 def clock_change(engine: str) -> Finding:
     """A change of the clock ends a wait"""
     nt = "A relative timeout knows no time of day."
@@ -235,7 +316,7 @@ def clock_change(engine: str) -> Finding:
         return Finding(Verdict.OCCURS, f"The wait went by clock {clock} and gave {got}.", nt)
     looked = (
         "Looked at in a thread that waits for an hour: the system call that it sleeps in names"
-        " CLOCK_MONOTONIC as its clock."
+        " the monotonic clock."
         if clock is not None
         else "(This machine does not show the system call that a thread sleeps in.)"
     )
@@ -267,12 +348,15 @@ def _clock_of_a_wait(
         else:
             if call[0] == FUTEX_WAITV:
                 clock = int(call[CLOCK_ARGUMENT], 16)
+            elif call[0] == FUTEX:
+                by_time_of_day = int(call[OPERATION_ARGUMENT], 16) & FUTEX_CLOCK_REALTIME
+                clock = CLOCK_REALTIME if by_time_of_day else CLOCK_MONOTONIC
     end()
     waiter.join()
     return clock, gave == [True]
 
 
-@scenario(35, engines=("fsync",))
+@scenario(35, engines=("fsync", "handoff"))
 def priorities(stage: ScriptedStage) -> Finding:
     """Priorities count for nothing"""
     s = stage.semaphore("S")
@@ -284,17 +368,24 @@ def priorities(stage: ScriptedStage) -> Finding:
         stage.restart()
         stage.say("V and W sleep on S")
         settle([v, w])
-        stage.say("R releases one token, and wakes both")
+        stage.say(
+            "R releases one token, and wakes both", handoff="R hands one token to V, who came first"
+        )
         r.run()
         stage.say(f"{first.name} is the first to run")
         settle([first, second])
         winners += [each.name for each in (v, w) if each.state is State.DONE]
+    decides = stage.by_engine(
+        "So it is the kernel's scheduler that decides, with priorities if it has some, and nothing"
+        " in the engine (F27).",
+        handoff="So the order of arrival decides, and no priority: a thread of high priority waits"
+        " for its turn.",
+    )
     return Finding(
         Verdict.NOT_REPRODUCED,
-        "Threads on the stage have no priorities, and fsync has no spin lock whose holder could be"
-        " kept from running. What was run: two sleepers, one token, and both orders after the wake;"
-        f" the token went to {winners[0]} in the one and to {winners[1]} in the other. So it is the"
-        " kernel's scheduler that decides, with priorities if it has some, and nothing in the"
-        " engine (F27).",
+        f"Threads on the stage have no priorities, and {stage.engine} has no spin lock whose holder"
+        " could be kept from running. What was run: two sleepers, one token, and both orders after"
+        f" the wake; the token went to {winners[0]} in the one and to {winners[1]} in the other."
+        f" {decides}",
         "The kernel knows who waits, and orders and boosts by rules of its own.",
     )

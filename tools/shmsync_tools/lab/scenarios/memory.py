@@ -19,7 +19,8 @@ from shmsync_tools.lab.real import (
     unique_name,
 )
 from shmsync_tools.lab.scenario import Finding, ScriptedStage, occurs_if, scenario
-from shmsync_tools.lab.scenarios.death import as_far_as, forge
+from shmsync_tools.lab.scenarios.death import forge
+from shmsync_tools.lab.schedules import as_far_as, in_all_schedules
 from shmsync_tools.stage import State, Thread, read, release, set_, unlock, wait
 
 COUNT_MAX = 2**32 - 1
@@ -47,16 +48,19 @@ with open(sys.argv[2], "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
 """
 
 
-def scribble(changes: dict[Thread, int]) -> None:
-    """A process of its own writes to the words that the threads stand before."""
+def scribble(changes: dict[Thread, int], *, wide: bool) -> None:
+    """A process of its own writes to the words that the threads stand before; ``wide``: words of 64
+    bits."""
     places = {place_of(thread): value for thread, value in changes.items()}
+    if wide:
+        places |= {(path, offset + 4): 0 for path, offset in places}
     (path,) = {path for path, _ in places}
     words = [f"{offset}={value}" for (_, offset), value in places.items()]
     run = python(STRANGER, "F48", path, *words)
     assert run.returncode == 0, run.stderr
 
 
-@scenario(48, engines=("fsync",))
+@scenario(48, engines=("fsync", "handoff"))
 def stranger_scribbles(stage: ScriptedStage) -> Finding:
     """Any process of the user may write into the segment"""
     m = stage.mutex("M")
@@ -73,9 +77,9 @@ def stranger_scribbles(stage: ScriptedStage) -> Finding:
     stage.say("A is about to release M, C to poll S once more, D to poll E, which is clear")
     a.until("load", m)
     c.until("load", s)
-    d.until("cas", e)
+    d.until(stage.by_engine("cas", handoff="load"), e)
     stage.say("another process maps the file and writes: M free, 2^32 - 1 tokens in S, E signaled")
-    scribble({a: 0, c: COUNT_MAX, d: 1})
+    scribble({a: 0, c: COUNT_MAX, d: 1}, wide=stage.engine == "handoff")
     b.run()
     a.run()
     c.run()
@@ -104,7 +108,7 @@ tokens.release()
 """
 
 
-@scenario(49, engines=("fsync",), stage=False)
+@scenario(49, engines=("fsync", "handoff"), stage=False)
 def file_is_cut(engine: str) -> Finding:
     """Any process of the user may cut the segment's file"""
     name = unique_name("F49")
@@ -141,7 +145,7 @@ with Namespace(sys.argv[2], create=False) as ns:
 """
 
 
-@scenario(50, engines=("fsync",), stage=False)
+@scenario(50, engines=("fsync", "handoff"), stage=False)
 def no_rights_per_handle(engine: str) -> Finding:
     """Every handle may do everything"""
     with namespace(engine, "F50") as ns:
@@ -159,7 +163,7 @@ def no_rights_per_handle(engine: str) -> Finding:
     )
 
 
-@scenario(51, engines=("fsync",), stage=False)
+@scenario(51, engines=("fsync", "handoff"), stage=False)
 def release_count_wraps(engine: str) -> Finding:
     """The sum in a release wraps past the limit test"""
     with namespace(engine, "F51") as ns:
@@ -176,7 +180,9 @@ def release_count_wraps(engine: str) -> Finding:
     )
 
 
-@scenario(52, engines=("fsync",), forced="an event's word, and a semaphore's count at its limit")
+@scenario(
+    52, engines=("fsync", "handoff"), forced="an event's word, and a semaphore's count at its limit"
+)
 def counter_near_its_limit(stage: ScriptedStage) -> Finding:
     """A counter near its limit makes a set or a release fail half way"""
     e = stage.event("E")
@@ -185,7 +191,7 @@ def counter_near_its_limit(stage: ScriptedStage) -> Finding:
     b = stage.thread("B", release(s), release(s, LONG_MAX))
     stage.start()
     stage.say("a stranger writes the largest values: E's word all ones, S as full as any can be")
-    a.until("swap", e)
+    a.until(stage.by_engine("swap", handoff="load"), e)
     forge(a, COUNT_MAX)
     b.until("load", s)
     forge(b, LONG_MAX)
@@ -194,7 +200,7 @@ def counter_near_its_limit(stage: ScriptedStage) -> Finding:
     b.run()
     sets = [result.code for result in a.results[1:]]
     releases = [result.code for result in b.results]
-    count = stage.words()["S"][0]
+    count = stage.states()["S"].count
     good = (
         sets == [1, 0, -errno.ETIMEDOUT]
         and releases == [-errno.EOVERFLOW] * 2
@@ -251,12 +257,50 @@ def recursion_is_a_plain_number(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(53, engines=("handoff",), forced="the recursion count, as 2^32 - 1 acquisitions leave it")
+def recursion_has_a_limit(stage: ScriptedStage) -> Finding:
+    """The recursion count at its limit, and read beside a change"""
+    m = stage.mutex("M")
+    again = wait(m, timeout=0)
+    a = stage.thread("A", again, unlock(m))
+    b = stage.thread("B", again, again, unlock(m))
+    r = stage.thread("R", read(m))
+    possible = {"free": {0}, "A": {1}, "B": {1, 2}}
+
+    def torn() -> bool:
+        seen = r.results[0].state
+        return seen["count"] not in possible.get(stage.owner_name(seen["owner"]), set())
+
+    stage.start()
+    tried = in_all_schedules(stage, torn)
+    stage.say("B takes M")
+    b.until_call(1)
+    stage.say("forced: B's count is what 2^32 - 1 acquisitions make it; B acquires once more")
+    b.until("load", m)
+    forge(b, COUNT_MAX)
+    as_far_as(b, 2)
+    stage.say("B releases M once; A tries to take it; R reads its state")
+    b.run()
+    a.run()
+    r.run()
+    refused = b.results[1].code == -errno.ETIMEDOUT and a.results[0].code == -errno.ETIMEDOUT
+    left = stage.states()["M"]
+    return tried.occurs_if(
+        not refused or (left.owner, left.count) != (b.number, COUNT_MAX - 1),
+        f"At the limit B's acquire answered {b.results[1].code}, and M's count is {left.count}.",
+        nt="The mutex is not signaled for its owner at the limit (ntsync: the wait times out), and"
+        " owner and count are read under one lock.",
+        otherwise="R reads an owner with that owner's count, for they are one word. At the limit"
+        " (forced) B's poll timed out, its release counted down by one, and A did not get M.",
+    )
+
+
 def as_long(value: int) -> int:
     """A 32-bit result as NT's LONG."""
     return (value + 2**31) % 2**32 - 2**31
 
 
-@scenario(54, engines=("fsync",))
+@scenario(54, engines=("fsync", "handoff"))
 def previous_values(stage: ScriptedStage) -> Finding:
     """A release returns another previous value than NT's"""
     m = stage.mutex("M")

@@ -6,11 +6,19 @@ import errno
 
 from shmsync_tools.lab.real import namespace, prevented_if, refusal
 from shmsync_tools.lab.scenario import Finding, ScriptedStage, occurs_if, scenario
-from shmsync_tools.lab.schedules import outcomes, settle
+from shmsync_tools.lab.schedules import (
+    as_far_as,
+    in_all_schedules,
+    outcomes,
+    returned_before,
+    settle,
+    slept_before,
+)
 from shmsync_tools.stage import (
     Call,
     Object,
     State,
+    Thread,
     clear,
     pulse,
     read,
@@ -23,86 +31,119 @@ from shmsync_tools.stage import (
 TIMED_OUT = -errno.ETIMEDOUT
 
 
-@scenario(18, engines=("fsync",))
+@scenario(18, engines=("fsync", "handoff"))
 def pulse_lost(stage: ScriptedStage) -> Finding:
     """A pulse releases nobody"""
     e = stage.event("E", manual=True)
     v, w = stage.thread("V", wait(e)), stage.thread("W", wait(e))
     p = stage.thread("P", pulse(e))
+
+    def left() -> list[str]:
+        asleep = [each for each in (v, w) if each.state is State.SLEEPING]
+        return [each.name for each in asleep if slept_before(stage, each, p)]
+
     stage.start()
+    tried = in_all_schedules(stage, lambda: bool(left()))
     stage.say("V and W sleep on E")
     v.run()
     w.run()
-    stage.say("P sets E, wakes both, and pauses; they do not run within the pause; P resets E")
+    stage.say(
+        "P sets E, wakes both, and pauses; they do not run within the pause; P resets E",
+        handoff="P sets E, hands it to V and W, and resets it, all inside the gate",
+    )
     p.run()
-    stage.say("V and W run, find E reset, and sleep on")
+    stage.say("V and W run, find E reset, and sleep on", handoff="V and W run")
     settle([v, w, p])
-    asleep = [each.name for each in (v, w) if each.state is State.SLEEPING]
-    return occurs_if(
-        p.state is State.DONE and bool(asleep),
-        f"The pulse is over, and {' and '.join(asleep)}, who waited when it came, sleep on.",
+    return tried.occurs_if(
+        p.state is State.DONE and bool(left()),
+        f"The pulse is over, and {' and '.join(left())}, who waited when it came, sleep on.",
         nt="A pulse releases every thread that waits at that instant: V and W.",
-        otherwise="V and W were released.",
+        otherwise="whoever slept on E when P came is released.",
     )
 
 
-@scenario(19, engines=("fsync",))
+def _until_pulsed(stage: ScriptedStage, thread: Thread) -> None:
+    """Holds a thread between the set and the reset of a pulse."""
+    if stage.engine == "handoff":
+        thread.until("store", "pulsing", times=2)
+    else:
+        thread.until("yield")
+
+
+@scenario(19, engines=("fsync", "handoff"))
 def pulse_releases_late_comers(stage: ScriptedStage) -> Finding:
     """A pulse releases those who come later, and the same one again"""
     e = stage.event("E", manual=True)
     p = stage.thread("P", pulse(e))
-    n = stage.thread("N", wait(e), wait(e), wait(e))
+    n = stage.thread("N", wait(e), wait(e))
+    w = stage.thread("W", wait(e))
+
+    def passed() -> int:
+        return sum(each.finished for each in n.results)
+
     stage.start()
-    stage.say("P sets E, and pauses")
-    p.until("yield")
-    stage.say("N, who was not there when E was set, waits for E, three times")
+    tried = in_all_schedules(stage, lambda: passed() > 1)
+    stage.say("W sleeps on E", handoff="W sleeps for E")
+    w.run()
+    stage.say("P sets E, and pauses", handoff="P sets E, and is held before it resets it")
+    _until_pulsed(stage, p)
+    stage.say(
+        "N, who was not there when E was set, waits for E, twice",
+        handoff="N, who was not there, comes for E: P is at it, so N waits for the gate",
+    )
     n.run()
-    stage.say("P resets E")
-    settle([p, n])
-    passed = sum(each.finished for each in n.results)
-    return occurs_if(
-        passed > 1,
-        f"One pulse let one thread pass {passed} times, though it was not waiting when the pulse"
+    stage.say("P resets E", handoff="P resets E, gives the gate free and wakes W; N sleeps")
+    settle([p, n, w])
+    return tried.occurs_if(
+        passed() > (1 if stage.engine == "fsync" else 0),
+        f"One pulse let one thread pass {passed()} times, though it was not waiting when the pulse"
         " began.",
         nt="A pulse releases those who wait at that instant, each once: at most one of N's waits"
         " succeeds.",
-        otherwise=f"{passed} of N's waits succeeded.",
+        otherwise="one pulse never lets N pass twice, and not at all if it came later, as here.",
     )
 
 
-@scenario(20, engines=("fsync",))
+@scenario(20, engines=("fsync", "handoff"))
 def pulse_undoes_a_set(stage: ScriptedStage) -> Finding:
     """A pulse undoes a set that came after it"""
     e = stage.event("E", manual=True)
     w = stage.thread("W", wait(e))
     p = stage.thread("P", pulse(e))
-    s = stage.thread("S", set_(e))
-    n = stage.thread("N", wait(e, timeout=0))
+    s = stage.thread("S", set_(e), wait(e, timeout=0))
+
+    def undone() -> bool:
+        return returned_before(stage, w, s) and s.results[1].code == TIMED_OUT
+
     stage.start()
+    tried = in_all_schedules(stage, undone)
     stage.say("W sleeps on E")
     w.run()
-    stage.say("P sets E, wakes W, and pauses")
-    p.until("yield")
-    stage.say("W runs and passes: the pulse has had its effect")
+    stage.say(
+        "P sets E, wakes W, and pauses", handoff="P sets E, serves W, and is held before its reset"
+    )
+    _until_pulsed(stage, p)
+    stage.say(
+        "W runs and passes: the pulse has had its effect", handoff="W sleeps until the gate is free"
+    )
     w.run()
-    stage.say("S sets E: it is set already")
+    stage.say("S sets E: it is set already", handoff="S is to set E: P is at it, so S waits")
+    as_far_as(s, 1)
+    stage.say("P resets E", handoff="P resets E; then S sets it")
+    settle([p, w])
+    stage.say("S polls E")
     s.run()
-    stage.say("P resets E")
-    settle([p, w, s])
-    stage.say("N polls E")
-    n.run()
-    passed = w.state is State.DONE
-    return occurs_if(
-        passed and s.state is State.DONE and n.results[0].code == TIMED_OUT,
+    return tried.occurs_if(
+        undone(),
         "S set E after W had already been released by the pulse. The pulse's reset took the set"
-        " away: E is reset, and N's poll timed out.",
-        nt="The pulse is over when W is released; S's set comes after it, and E stays set: N"
+        " away: E is reset, and S's poll timed out.",
+        nt="The pulse is over when W is released; S's set comes after it, and E stays set: S"
         " passes.",
-        otherwise="E is set after S's set.",
+        otherwise="a set that came after W's release is never taken away.",
     )
 
 
-@scenario(21, engines=("fsync",))
+@scenario(21, engines=("fsync", "handoff"))
 def pulse_of_a_set_event(stage: ScriptedStage) -> Finding:
     """A pulse leaves a set event in two minds"""
     e = stage.event("E", manual=True, signaled=True)
@@ -134,51 +175,59 @@ def _views(stage: ScriptedStage, objects: list[Object]) -> tuple[Call, Call, Cal
     return wait(first, timeout=0), wait(*objects, all=True, timeout=0), read(first)
 
 
-@scenario(22, engines=("fsync",))
+@scenario(22, engines=("fsync", "handoff"))
 def pulse_and_wait_all(stage: ScriptedStage) -> Finding:
     """A pulse does not complete a wait-all"""
     e, y = stage.event("E", manual=True), stage.event("Y", signaled=True)
     w = stage.thread("W", wait(e, y, all=True))
     p = stage.thread("P", pulse(e))
     stage.start()
-    stage.say("W waits for E and Y; Y is set, and W sleeps on E")
+    tried = in_all_schedules(stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, p))
+    stage.say("W waits for E and Y; Y is set, and W sleeps on E", handoff="W sleeps for E and Y")
     w.run()
-    stage.say("P sets E, wakes W, and pauses; W does not run within the pause; P resets E")
+    stage.say(
+        "P sets E, wakes W, and pauses; W does not run within the pause; P resets E",
+        handoff="P sets E, finds that W has all now, and takes both in W's name; P resets E",
+    )
     p.run()
-    stage.say("W runs, finds E reset, and sleeps on")
+    stage.say("W runs, finds E reset, and sleeps on", handoff="W runs")
     settle([w, p])
-    return occurs_if(
+    return tried.occurs_if(
         p.state is State.DONE and w.state is State.SLEEPING,
         "When E was pulsed, E and Y were signaled together, and W waited for just that. W sleeps"
         " on, and Y is still set.",
         nt="The pulse completes W's wait: W has Y when the pulse returns.",
-        otherwise="W was released.",
+        otherwise="W, if it slept when P came, has both.",
     )
 
 
-@scenario(23, engines=("fsync",))
+@scenario(23, engines=("fsync", "handoff"))
 def set_and_reset(stage: ScriptedStage) -> Finding:
     """Set followed by reset releases nobody"""
     x = stage.event("X")
     w = stage.thread("W", wait(x))
     s = stage.thread("S", set_(x), clear(x))
     stage.start()
-    stage.say("W sleeps on X")
+    tried = in_all_schedules(stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, s))
+    stage.say("W sleeps on X", handoff="W sleeps for X")
     w.run()
-    stage.say("S sets X, which wakes W, and resets it before W runs")
+    stage.say(
+        "S sets X, which wakes W, and resets it before W runs",
+        handoff="S sets X, which hands it to W, and resets it before W runs",
+    )
     s.run()
-    stage.say("W runs, finds X reset, and sleeps on")
+    stage.say("W runs, finds X reset, and sleeps on", handoff="W runs: it has had X all the time")
     settle([w, s])
-    return occurs_if(
+    return tried.occurs_if(
         s.state is State.DONE and w.state is State.SLEEPING,
         "X was set while W waited for it, and W sleeps on. (S's reset was told that X was still"
         f" set: {s.results[1].code}.)",
         nt="The set hands X to W before it returns, and the reset finds it reset.",
-        otherwise="W was released.",
+        otherwise="W, if it slept when S came, has X when the set returns.",
     )
 
 
-@scenario(24, engines=("fsync",))
+@scenario(24, engines=("fsync", "handoff"))
 def wrong_kind(stage: ScriptedStage) -> Finding:
     """Calls on an object of another kind"""
     m, s, x = stage.mutex("M"), stage.semaphore("S", 3), stage.event("X")
@@ -214,7 +263,7 @@ def _wrong_kinds_in_python(engine: str) -> tuple[set[str], list[str]]:
     return refused, misplaced
 
 
-@scenario(25, engines=("fsync",))
+@scenario(25, engines=("fsync", "handoff"))
 def set_lost_in_a_reset(stage: ScriptedStage) -> Finding:
     """A set is lost in a reset that is half done"""
     x = stage.event("X", signaled=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from shmsync import wait_all
@@ -14,7 +15,18 @@ from shmsync_tools.lab.scenario import (
     occurs_if,
     scenario,
 )
-from shmsync_tools.lab.schedules import circle, outcomes, settle
+from shmsync_tools.lab.schedules import (
+    Tried,
+    as_far_as,
+    circle,
+    in_all_schedules,
+    outcomes,
+    settle,
+    settle_late,
+    sleeps_beside,
+    slept_before,
+    when_stopped,
+)
 from shmsync_tools.stage import (
     SOME_TIME,
     Grant,
@@ -36,42 +48,53 @@ ABANDONED = 2**32 - 1
 LAPS = 20
 
 
+#: With handoff, of those who come while somebody is at their object.
+GATE = ", so it waits for the gate"
+
+
 def _got(thread: Thread, call: int = 0) -> bool:
     """Has that call returned, and got what it waited for?"""
     result = thread.results[call]
     return result.finished and result.code == 0
 
 
-@scenario(1, engines=("fsync",))
+@scenario(1, engines=("fsync", "handoff"))
 def half_done(stage: ScriptedStage) -> Finding:
     """A wait-all that is half done can be seen"""
     x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(x, y, all=True))
     b = stage.thread("B", wait(x, timeout=0), read(x), set_(x))
     c = stage.thread("C", clear(y))
+
+    def seen_half() -> bool:
+        polled, state, set_before = b.results
+        told = polled.code, state.state["signaled"], set_before.code
+        return (b.state, told, a.state) == (State.DONE, (TIMED_OUT, 0, 0), State.SLEEPING)
+
     stage.start()
+    tried = in_all_schedules(stage, seen_half)
     stage.say("A finds X and Y set, takes X, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("B polls X, asks for its state, and sets it")
+    stage.until_taking(a, y)
+    stage.say("B polls X, asks for its state, and sets it", handoff="B polls X: A is at it" + GATE)
     b.run()
-    stage.say("C resets Y")
+    stage.say("C resets Y", handoff="C is to reset Y, and waits too")
     c.run()
-    stage.say("A does not get Y, puts X back, and sleeps: it has taken nothing")
+    stage.say(
+        "A does not get Y, puts X back, and sleeps: it has taken nothing",
+        handoff="A takes Y as well, and B and C go on",
+    )
     settle([a, b, c])
-    polled, state, set_before = b.results
-    return occurs_if(
-        b.state is State.DONE
-        and (polled.code, state.state["signaled"], set_before.code) == (TIMED_OUT, 0, 0)
-        and a.state is State.SLEEPING,
+    return tried.occurs_if(
+        seen_half(),
         "X was set from the beginning and nobody ever got it, A least of all; yet B's poll timed"
         " out, B's query said that X was reset, and B's set reported the same.",
         nt="A gets both or neither. It did not get both, so X was set all the time: B's poll takes"
         " it.",
-        otherwise="What B saw of X agrees with what A got.",
+        otherwise="what B's poll, query and set say of X always agrees with what A got.",
     )
 
 
-@scenario(2, engines=("fsync",))
+@scenario(2, engines=("fsync", "handoff"))
 def roll_back_without_wake(stage: ScriptedStage) -> Finding:
     """A roll back wakes nobody: B sleeps beside a set event"""
     x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
@@ -79,57 +102,66 @@ def roll_back_without_wake(stage: ScriptedStage) -> Finding:
     b = stage.thread("B", wait(x))
     c = stage.thread("C", clear(y), set_(x))
     stage.start()
+    tried = in_all_schedules(stage, lambda: sleeps_beside(stage, b, "X"))
     stage.say("A finds X and Y set, takes X, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("B finds X reset, and sleeps")
+    stage.until_taking(a, y)
+    stage.say("B finds X reset, and sleeps", handoff="B comes for X: A is at it" + GATE)
     b.run()
-    stage.say("C resets Y")
-    c.until_call(1)
-    stage.say("A does not get Y, and puts X back without waking anybody")
+    stage.say("C resets Y", handoff="C is to reset Y, and waits too")
+    as_far_as(c, 1)
+    stage.say(
+        "A does not get Y, and puts X back without waking anybody",
+        handoff="A takes Y as well, and gives the gate free; B finds X reset, and sleeps",
+    )
     a.run()
     settle([b])
-    lost = b.state is State.SLEEPING and stage.words()["X"][0] == 1
-    stage.say("C sets X: it is set already, so again nobody is woken")
+    lost = stage.engine == "handoff" or sleeps_beside(stage, b, "X")
+    stage.say(
+        "C sets X: it is set already, so again nobody is woken",
+        handoff="C resets Y, and sets X: it hands X to B",
+    )
     settle([c, b])
-    return occurs_if(
-        lost and b.state is State.SLEEPING and stage.words()["X"][0] == 1,
+    return tried.occurs_if(
+        lost and sleeps_beside(stage, b, "X"),
         "B sleeps although X, all that it waits for, is set. Another set did not wake it either:"
         " it found X set and did nothing.",
         nt="A never had X, so X was set when B came: B takes it at once.",
-        otherwise="B got X.",
+        otherwise="B never sleeps while X is set. Nothing is put back, and every set hands X on.",
     )
 
 
-@scenario(3, engines=("fsync",))
+@scenario(3, engines=("fsync", "handoff"))
 def roll_back_of_an_owned_mutex(stage: ScriptedStage) -> Finding:
     """A roll back frees a mutex that was the caller's before"""
     m, y = stage.mutex("M"), stage.event("Y", signaled=True)
     z = stage.event("Z", signaled=True)
-    a = stage.thread("A", wait(m), wait(m), wait(m, y, all=True, timeout=SOME_TIME), unlock(m))
-    b = stage.thread("B", wait(m, z, all=True, timeout=0), unlock(m))
+    a = stage.thread("A", wait(m), wait(m), wait(m, y, all=True, timeout=0), unlock(m))
+    b = stage.thread("B", wait(m, z, all=True, timeout=0), read(m))
     c = stage.thread("C", clear(y))
     stage.start()
+    tried = in_all_schedules(stage, lambda: _got(b) and a.results[3].code == -errno.EPERM)
     stage.say("A acquires M twice")
     a.until_call(2)
     stage.say("A finds its own M and Y available, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("C resets Y")
+    stage.until_taking(a, y)
+    stage.say("C resets Y", handoff="C is to reset Y: A is at it" + GATE)
     c.run()
-    stage.say("A does not get Y, and rolls back: M, which was its own all the time, becomes free")
-    a.run()
-    stage.say("B waits for M and Z, and releases M once")
+    stage.say(
+        "A does not get Y, and rolls back: M, which was its own all the time, becomes free",
+        handoff="A takes Y, and has M three times",
+    )
+    as_far_as(a, 3)
+    stage.say("B waits for M and Z, and asks for M's state")
     b.run()
-    if a.can(Grant.TIMEOUT):
-        stage.say("A's deadline comes; it releases M, which it believes to own")
-        a.time_out()
+    stage.say("A releases M, which it believes to own")
     settle([a, b])
-    return occurs_if(
+    return tried.occurs_if(
         _got(b) and a.results[3].code == -errno.EPERM,
         "A acquired M twice and never released it, yet B got it: two owners. A's release was"
-        f" refused. A's recursion count stayed in M: B, who acquired it once, had"
-        f" {b.results[1].code} to release.",
+        f" refused. A's recursion count stayed in M: B, who acquired it once, has it"
+        f" {b.results[1].state['count']} times.",
         nt="A's wait-all did not succeed and so changed nothing. M is A's, and B's poll times out.",
-        otherwise="B did not get M while A owned it.",
+        otherwise="B never gets M while A owns it, and A's release is never refused.",
     )
 
 
@@ -164,6 +196,43 @@ def roll_back_of_an_abandoned_mutex(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(4, engines=("handoff",))
+def abandonment_that_stays(stage: ScriptedStage) -> Finding:
+    """A wait-all that fails leaves a mutex abandoned"""
+    m, y = stage.mutex("M"), stage.event("Y", signaled=True)
+    b = stage.thread("B", wait(m), read(y))
+    a = stage.thread("A", wait(m, y, all=True, timeout=0))
+    c = stage.thread("C", clear(y))
+    d = stage.thread("D", wait(m, timeout=0))
+
+    def dies() -> None:
+        b.until_call(1)
+        b.kill()
+
+    def nobody_told() -> bool:
+        c.run()
+        settle([a, d, c] if a.state is not State.DEAD else [d, c])
+        return not any(_got(each) and each.results[0].abandoned for each in (a, d))
+
+    stage.start()
+    tried = when_stopped(stage, a, nobody_told, kill=False, begin=dies)
+    killed = when_stopped(stage, a, nobody_told, kill=True, begin=dies)
+    stage.say("B takes M, and is killed; C resets Y")
+    dies()
+    c.run()
+    stage.say("A does not get Y: it takes nothing, but finds out that B is dead")
+    a.run()
+    stage.say("D takes M")
+    d.run()
+    return tried.occurs_if(
+        bool(killed.failed) or not (_got(d) and d.results[0].abandoned),
+        "B died owning M, and whoever got M next was told nothing of the death.",
+        nt="M stays abandoned until somebody acquires it: D gets M and is told.",
+        otherwise=f"the next to own M is always told that its owner died, and so after each of"
+        f" {killed.runs} kills of A. Nobody takes M without all else that he waits for.",
+    )
+
+
 def _dies_owning(stage: ScriptedStage, victim: Thread, sweeper: Thread) -> None:
     """The victim gets what its first call asks for, is killed before its second, and its mutexes
     are abandoned."""
@@ -173,59 +242,76 @@ def _dies_owning(stage: ScriptedStage, victim: Thread, sweeper: Thread) -> None:
     sweeper.finish()
 
 
-@scenario(5, engines=("fsync",))
+@scenario(5, engines=("fsync", "handoff"))
 def ghost_signal(stage: ScriptedStage) -> Finding:
     """A roll back signals an event that was reset meanwhile"""
     x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(x, y, all=True))
-    b = stage.thread("B", clear(x), clear(y))
-    c = stage.thread("C", wait(x, timeout=0))
+    b = stage.thread("B", clear(x), clear(y), wait(x, timeout=0))
     stage.start()
+    tried = in_all_schedules(stage, lambda: _got(b, 2))
     stage.say("A finds X and Y set, takes X, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("B resets X, then Y")
-    b.run()
-    stage.say("A does not get Y, and puts X back: it is set again")
+    stage.until_taking(a, y)
+    stage.say("B resets X, then Y", handoff="B is to reset X: A is at it" + GATE)
+    as_far_as(b, 2)
+    stage.say(
+        "A does not get Y, and puts X back: it is set again",
+        handoff="A takes Y as well; B goes on, and resets both",
+    )
     a.run()
+    as_far_as(b, 2)
+    stage.say("B polls X")
     settle([b, a])
-    stage.say("C polls X")
-    settle([c])
-    return occurs_if(
-        _got(c) and a.state is State.SLEEPING,
-        "Nobody set X after B had reset it, and yet C's poll found it set.",
-        nt="A's wait-all has taken nothing and puts nothing back: X is reset, and C times out.",
-        otherwise="X stayed reset.",
+    return tried.occurs_if(
+        _got(b, 2),
+        "Nobody set X after B had reset it, and yet B's poll found it set.",
+        nt="A's wait-all has taken nothing and puts nothing back: X is reset, and B times out.",
+        otherwise="X stays reset once B has reset it.",
     )
 
 
-@scenario(6, engines=("fsync",))
+@scenario(6, engines=("fsync", "handoff"))
 def above_the_maximum(stage: ScriptedStage) -> Finding:
     """A roll back lifts a semaphore above its maximum"""
     s, y = stage.semaphore("S", 1, maximum=1), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(s, y, all=True))
     b = stage.thread("B", release(s), clear(y))
+
+    def above() -> bool:
+        state = stage.states()["S"]
+        released_too_much = b.results[0].code == 0 and not _got(a)
+        return state.count > state.maximum or (released_too_much and stage.engine == "handoff")
+
     stage.start()
+    tried = in_all_schedules(stage, above)
     stage.say("A finds S and Y available, takes S, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("B releases S, which seems to be empty, and resets Y")
+    stage.until_taking(a, y)
+    stage.say(
+        "B releases S, which seems to be empty, and resets Y",
+        handoff="B is to release S: A is at it" + GATE,
+    )
     b.run()
-    stage.say("A does not get Y, and puts its token back")
+    stage.say(
+        "A does not get Y, and puts its token back",
+        handoff="A takes Y as well; now S has room, and B's release is right",
+    )
     a.run()
     settle([b, a])
-    count, maximum = stage.words()["S"]
-    return occurs_if(
-        count > maximum,
-        f"S holds {count} tokens, and its maximum is {maximum}. B's release should have been"
-        " refused.",
+    state = stage.states()["S"]
+    return tried.occurs_if(
+        above(),
+        f"S holds {state.count} tokens, and its maximum is {state.maximum}. B's release should have"
+        " been refused.",
         nt="A's wait-all has taken nothing, so S is full: B's release fails, and S keeps its one"
         " token.",
-        otherwise=f"S holds {count} of {maximum}.",
+        otherwise="B's release is refused unless A has taken the token for good, and S never holds"
+        " more than its one.",
     )
 
 
 @scenario(
     7,
-    engines=("fsync",),
+    engines=("fsync", "handoff"),
     forced="A is declared dead while it still runs (the sweeper declares only dead threads dead)",
 )
 def abandonment_overwritten(stage: ScriptedStage) -> Finding:
@@ -233,30 +319,40 @@ def abandonment_overwritten(stage: ScriptedStage) -> Finding:
     m, y = stage.mutex("M"), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(m, y, all=True))
     c = stage.thread("C", clear(y))
-    d = stage.thread("D", wait(m, timeout=0))
-    k = stage.thread("K", abandon(m))
+    k = stage.thread("K", abandon(m), wait(m, timeout=0))
+
+    def forgotten() -> bool:
+        return k.results[0].code >= 0 and _got(k, 1) and k.results[1].abandoned == 0
+
     stage.start()
+    tried = in_all_schedules(stage, forgotten)
     stage.say("A finds M free and Y set, takes M, and is held before it takes Y")
-    a.until("cas", y)
-    stage.say("K declares the owner of M dead, though A only stands still")
-    k.finish()
-    abandoned = stage.words()["M"][0] == ABANDONED
-    stage.say("C resets Y")
+    stage.until_taking(a, y)
+    stage.say(
+        "K declares the owner of M dead, though A only stands still",
+        handoff="K is to declare the owner of M dead: A is at it" + GATE,
+    )
+    as_far_as(k, 1)
+    stage.say("C resets Y", handoff="C is to reset Y, and waits too")
     c.run()
-    stage.say("A does not get Y, and stores that M is free over its abandonment")
+    stage.say(
+        "A does not get Y, and stores that M is free over its abandonment",
+        handoff="A takes Y as well, and has both; then K declares it dead",
+    )
     a.run()
-    stage.say("D takes M")
-    settle([d, a])
-    return occurs_if(
-        abandoned and _got(d) and d.results[0].abandoned == 0,
-        "M was abandoned in A's name. A's roll back stored over that, and D, the next owner, is"
+    stage.say("K takes M", handoff="and K takes M, C resets Y")
+    settle([k, a, c])
+    return tried.occurs_if(
+        forgotten(),
+        "M was abandoned in A's name. A's roll back stored over that, and K, the next owner, is"
         " told nothing.",
-        nt="A wait-all that fails changes nothing: M stays abandoned, and D is told.",
-        otherwise="D was told that M was abandoned.",
+        nt="A wait-all that fails changes nothing: M stays abandoned, and K is told.",
+        otherwise="whenever K declared an owner of M dead and then took M, it was told. A wait-all"
+        " that fails stores nothing.",
     )
 
 
-@scenario(8, engines=("fsync",))
+@scenario(8, engines=("fsync", "handoff"))
 def roll_back_into_the_wrong_object(stage: ScriptedStage) -> Finding:
     """A roll back puts tokens into the wrong object"""
     x, m = stage.event("X", signaled=True), stage.mutex("M")
@@ -269,27 +365,33 @@ def roll_back_into_the_wrong_object(stage: ScriptedStage) -> Finding:
         schedules += count
         got = [_got(each) for each in (a, b, c)]
         two_owners += count * (sum(got) > 1)
-        wrong += count * (stage.words()["X"][0] != (0 if got[0] else 1))
+        wrong += count * (stage.states()["X"].signaled == got[0])
     stage.restart()
     stage.say("A finds X set and M free, takes X, and is held before it takes M")
-    a.until("cas", m)
-    stage.say("B takes M")
+    stage.until_taking(a, m)
+    stage.say("B takes M", handoff="B is to take M: A is at it" + GATE)
     b.run()
-    stage.say("A does not get M, and puts X back into X")
+    stage.say(
+        "A does not get M, and puts X back into X",
+        handoff="A takes M as well, and puts nothing back",
+    )
     a.run()
-    stage.say("C does not get M, which is B's")
+    stage.say("C does not get M, which is B's", handoff="B and C do not get M, which is A's")
     settle([c, b, a])
     return occurs_if(
         bool(two_owners or wrong),
         f"M had two owners in {two_owners} schedules, X was wrong in {wrong}.",
         nt="Nothing is taken, so nothing has to be put back: X is set, M is B's.",
         otherwise=f"Checked in all schedules of A, B and C that differ ({schedules}): none gives M"
-        " two owners, and X ends set unless A has it. Each object is put back by itself, into its"
-        " own word.",
+        " two owners, and X ends set unless A has it. "
+        + stage.by_engine(
+            "Each object is put back by itself, into its own word.",
+            handoff="Nothing is put back: what is taken is taken in one commit.",
+        ),
     )
 
 
-@scenario(9, engines=("fsync",))
+@scenario(9, engines=("fsync", "handoff"))
 def own_mutex(stage: ScriptedStage) -> Finding:
     """A wait-all on a mutex of one's own never ends"""
     m, y = stage.mutex("M"), stage.event("Y", signaled=True)
@@ -304,8 +406,8 @@ def own_mutex(stage: ScriptedStage) -> Finding:
         f"A goes round in a circle of {endless} steps." if endless else "A did not get both.",
         nt="The wait succeeds at once, and M is owned twice.",
         otherwise="Checked by the one schedule that one thread has: the wait succeeded at once, and"
-        f" M's count is {stage.words()['M'][1]}. A mutex of A's own counts as available whenever A"
-        " looks.",
+        f" M's count is {stage.states()['M'].count}. A mutex of A's own counts as available"
+        " whenever A looks.",
     )
 
 
@@ -328,6 +430,73 @@ def _is_refused_a_sleep(stage: ScriptedStage) -> bool:
 
 
 _ABANDONED_NT = "A gets both objects at once, and is told that M was abandoned."
+
+
+def _told_of_both(a: Thread) -> bool:
+    return _got(a) and a.results[0].abandoned == 1
+
+
+@scenario(10, engines=("handoff",))
+def abandoned_mutex_is_taken(stage: ScriptedStage) -> Finding:
+    """A wait-all comes to a mutex whose owner has died"""
+    m, y = stage.mutex("M"), stage.event("Y", signaled=True)
+    b = stage.thread("B", wait(m), unlock(m), wait(m), read(y))
+    a = stage.thread("A", wait(m, y, all=True, timeout=SOME_TIME))
+
+    def left_out() -> bool:
+        a.run()
+        return not _got(a)
+
+    stage.start()
+    tried = when_stopped(stage, b, left_out, kill=True)
+    stage.say("B takes M, and is killed; nobody has noticed")
+    b.until_call(3)
+    b.kill()
+    stage.say("A waits for M and Y, and looks whether M's owner is alive")
+    a.run()
+    return tried.occurs_if(
+        not _told_of_both(a),
+        "B died owning M, Y is set, and A did not get both, or was not told.",
+        nt=_ABANDONED_NT,
+        otherwise="A, who comes afterwards, gets both at once. Who finds a mutex owned asks for a"
+        " sign of life of its owner before he sleeps.",
+    )
+
+
+@scenario(11, engines=("handoff",))
+def abandoned_mutex_wakes(stage: ScriptedStage) -> Finding:
+    """An owner dies while a wait-all sleeps for his mutex"""
+    m, y = stage.mutex("M"), stage.event("Y", signaled=True)
+    b = stage.thread("B", wait(m), unlock(m), wait(m), read(y))
+    a = stage.thread("A", wait(m, y, all=True, timeout=SOME_TIME))
+    steps: list[int] = []
+
+    def queued() -> None:
+        b.until_call(1)
+        a.run()
+
+    def left_out() -> bool:
+        before = len(stage.trace)
+        settle_late([a])
+        steps.append(len(stage.trace) - before)
+        return not _got(a)
+
+    stage.start()
+    tried = when_stopped(stage, b, left_out, kill=True, begin=queued)
+    stage.say(
+        "B takes M; A waits for M and Y, and sleeps: on its own word, and on B's sign of life"
+    )
+    queued()
+    stage.say("B is killed, which ends A's sleep")
+    b.kill()
+    a.run()
+    return tried.occurs_if(
+        not _told_of_both(a) or circle(stage, [a], laps=LAPS) > 0,
+        "B died owning M, Y is set, and A did not get both, or was not told.",
+        nt=_ABANDONED_NT,
+        otherwise=f"A, who slept for M and Y, had both at most {max(steps)} steps later and took"
+        " no more. It goes round in no circle.",
+    )
 
 
 @scenario(10, engines=("fsync",))
@@ -370,7 +539,7 @@ def abandoned_mutex_spins(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(12, engines=("fsync",))
+@scenario(12, engines=("fsync", "handoff"))
 def the_same_object_twice(stage: ScriptedStage) -> Finding:
     """The same object twice in one wait-all"""
     x, s = stage.event("X", signaled=True), stage.semaphore("S", 2)
@@ -394,67 +563,82 @@ def the_same_object_twice(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(13, engines=("fsync",))
+@scenario(13, engines=("fsync", "handoff"))
 def missed_instant(stage: ScriptedStage) -> Finding:
     """The one instant is missed"""
     x, y = stage.event("X"), stage.event("Y")
     a = stage.thread("A", wait(x, y, all=True))
     b = stage.thread("B", set_(y), set_(x), clear(x), set_(x), clear(x), set_(x), clear(x))
     stage.start()
-    stage.say("A finds X reset, and sleeps on it")
+    tried = in_all_schedules(
+        stage, lambda: a.state is State.SLEEPING and slept_before(stage, a, b, 5)
+    )
+    stage.say("A finds X reset, and sleeps" + stage.by_engine(" on it", handoff=""))
     a.run()
     stage.say("B sets Y")
     b.until_call(1)
     missed = 0
     for again in ("", " again", " a third time"):
-        stage.say(f"B sets X{again}, which wakes A; before A runs, B resets X")
+        stage.say(
+            f"B sets X{again}, which wakes A; before A runs, B resets X",
+            handoff=f"B sets X{again}, and resets it",
+        )
         b.until_call(b.call + 2)
-        stage.say("A finds X reset, and sleeps on")
+        stage.say("A finds X reset, and sleeps on", handoff="A was given both by the first set")
         a.run()
         missed += a.state is State.SLEEPING
-    return occurs_if(
+    return tried.occurs_if(
         missed == 3,
         "Three times X and Y were both set, A was woken each time, and A still sleeps: it has to"
         " run while both are set, and did not.",
         nt="A has both objects when B's first set of X returns.",
-        otherwise="A got both.",
+        otherwise="A never sleeps on after a set of X that came while it slept and Y was set.",
     )
 
 
-def _against_each_other(stage: ScriptedStage, timeout: int) -> tuple[list[Thread], int]:
+def _against_each_other(
+    stage: ScriptedStage, timeout: int, failure: Callable[[Sequence[Thread]], bool]
+) -> tuple[Tried, list[Thread], int]:
     x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(x, y, all=True, timeout=timeout))
     b = stage.thread("B", wait(y, x, all=True, timeout=timeout))
     stage.start()
+    tried = in_all_schedules(stage, lambda: failure([a, b]))
     stage.say("A and B take turns, a step each")
-    return [a, b], circle(stage, [a, b], laps=LAPS)
+    return tried, [a, b], circle(stage, [a, b], laps=LAPS)
 
 
-@scenario(14, engines=("fsync",))
+@scenario(14, engines=("fsync", "handoff"))
 def opposite_orders(stage: ScriptedStage) -> Finding:
     """Two wait-alls in opposite order go on for ever"""
-    threads, lap = _against_each_other(stage, SOME_TIME)
-    return occurs_if(
+    tried, threads, lap = _against_each_other(
+        stage, SOME_TIME, lambda threads: not any(map(_got, threads))
+    )
+    return tried.occurs_if(
         lap > 0,
         f"Each takes its first object, fails at its second and puts the first back: {LAPS} times"
         f" the same {lap} steps, after which everything is as it was. X and Y are there all the"
         " time, and neither A nor B gets them.",
         nt="One of them gets both at once, and the other waits.",
-        otherwise="They came to an end: " + _states(threads) + ".",
+        otherwise="one of them gets both at once. In turns: " + _states(threads) + ".",
     )
 
 
-@scenario(15, engines=("fsync",))
+@scenario(15, engines=("fsync", "handoff"))
 def deadline_not_seen(stage: ScriptedStage) -> Finding:
     """A retrying wait-all does not see its deadline"""
-    threads, lap = _against_each_other(stage, 0)
-    return occurs_if(
+    tried, threads, lap = _against_each_other(
+        stage, 0, lambda threads: any(each.state is not State.DONE for each in threads)
+    )
+    return tried.occurs_if(
         lap > 0,
         f"Both calls are polls, with a timeout of 0. {LAPS} rounds of {lap} steps later, neither"
         " has returned: they only look at the deadline where they would sleep, and each finds an"
         " object set whenever it looks.",
         nt="A poll returns at once: one gets both objects, the other times out.",
-        otherwise="They came to an end: " + _states(threads) + ".",
+        otherwise="both polls return, and nothing is tried twice. In turns: "
+        + _states(threads)
+        + ".",
     )
 
 
@@ -462,32 +646,43 @@ def _states(threads: list[Thread]) -> str:
     return ", ".join(f"{each.name} is {each.state.name.lower()}" for each in threads)
 
 
-@scenario(16, engines=("fsync",))
+@scenario(16, engines=("fsync", "handoff"))
 def owned_zero_times(stage: ScriptedStage) -> Finding:
     """An owned mutex with a count of zero"""
     m, n, y = stage.mutex("M"), stage.mutex("N"), stage.event("Y", signaled=True)
     a = stage.thread("A", wait(m))
     b = stage.thread("B", wait(n, y, all=True))
     q = stage.thread("Q", read(m), read(n))
+
+    def between() -> bool:
+        seen = [(bool(each.state["owner"]), each.state["count"]) for each in q.results]
+        return any(pair not in ((False, 0), (True, 1)) for pair in seen)
+
     stage.start()
-    stage.say("A takes M, and is held before it counts")
-    a.until("store", "M.word1")
-    stage.say("B takes N in a wait-all, takes Y, and is held before it counts")
-    b.until("store", "N.word1")
-    stage.say("Q asks for the state of both")
+    tried = in_all_schedules(stage, between)
+    if stage.engine == "handoff":
+        stage.say("A takes M, in one step; B takes N in a wait-all, and is held before it takes Y")
+        a.run()
+        stage.until_taking(b, y)
+        stage.say("Q asks for the state of both, and has to wait for the gate, which B holds")
+    else:
+        stage.say("A takes M, and is held before it counts")
+        a.until("store", "M.word1")
+        stage.say("B takes N in a wait-all, takes Y, and is held before it counts")
+        b.until("store", "N.word1")
+        stage.say("Q asks for the state of both")
     settle([q])
-    seen = [(bool(each.state["owner"]), each.state["count"]) for each in q.results]
     settle([a, b, q])
-    return occurs_if(
-        (True, 0) in seen,
+    return tried.occurs_if(
+        between(),
         "Q was told that M and N are owned, zero times. (N is seen so for longer: B counts only"
         " after it has taken everything.)",
         nt="A query sees a mutex free, or owned once; never between.",
-        otherwise="Q saw owner and count that belong together.",
+        otherwise="Q is told of a mutex that is free, or owned once. Owner and count are one word.",
     )
 
 
-@scenario(17, engines=("fsync",))
+@scenario(17, engines=("fsync", "handoff"))
 def no_common_instant(stage: ScriptedStage) -> Finding:
     """A wait-all succeeds though the objects were never signaled together"""
     x, y = stage.event("X", signaled=True), stage.event("Y", signaled=True)
@@ -496,38 +691,38 @@ def no_common_instant(stage: ScriptedStage) -> Finding:
     b = stage.thread("B", clear(y), clear(x), set_(y))
     c = stage.thread("C", wait(e, z, all=True))
     d = stage.thread("D", clear(e), read(z))
+
+    def automatic() -> bool:
+        return _got(a) and [each.code for each in b.results] == [1, 0, 0]
+
+    def manual() -> bool:
+        return _got(c) and d.results[0].code == 1 and bool(d.results[1].state["signaled"])
+
     stage.start()
+    tried = in_all_schedules(stage, lambda: automatic() or manual())
     stage.say("A finds X and Y set, and is held before it takes X")
-    a.until("cas", x)
-    stage.say("B resets Y")
-    _as_far_as(b, 1)
+    stage.until_taking(a, x)
+    stage.say("B resets Y", handoff="B is to reset Y: A is at it" + GATE)
+    as_far_as(b, 1)
     stage.say("A takes X, and is held before it takes Y")
     a.step()
-    stage.say("B resets X, and sets Y")
+    stage.say("B resets X, and sets Y", handoff="B has to wait")
     b.run()
-    stage.say("A takes Y")
+    stage.say("A takes Y", handoff="A takes Y; now B resets Y, resets X, and sets Y")
     settle([a, b])
     stage.say("C finds E and Z set, and is held before it takes Z (it does not take E)")
-    c.until("cas", z)
-    stage.say("D resets E, and looks: Z is still set")
+    stage.until_taking(c, z)
+    stage.say("D resets E, and looks: Z is still set", handoff="D is to reset E" + GATE)
     d.run()
-    stage.say("C takes Z")
+    stage.say("C takes Z", handoff="C takes Z; D finds Z gone")
     settle([c, d])
-    automatic = _got(a) and [each.code for each in b.results] == [1, 0, 0]
-    manual = _got(c) and d.results[0].code == 1 and bool(d.results[1].state["signaled"])
-    return occurs_if(
-        automatic or manual,
-        _no_common_instant_seen(automatic, manual),
+    return tried.occurs_if(
+        automatic() or manual(),
+        _no_common_instant_seen(automatic(), manual()),
         nt="A wait-all tests and takes at one instant, at which all its objects are signaled: A and"
         " C had to take before the resets, or wait.",
-        otherwise="What A and C got was there at one instant.",
+        otherwise="what A and C get is there at one instant, by all that B and D can see.",
     )
-
-
-def _as_far_as(thread: Thread, call: int) -> None:
-    """As ``until_call``, but a thread that blocks on the way may."""
-    while thread.call < call and thread.can():
-        thread.step()
 
 
 def _no_common_instant_seen(automatic: bool, manual: bool) -> str:
