@@ -657,7 +657,7 @@ static void register_threads(void)
 }
 
 /* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
- * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
+ * death in it, and buries the dead. Whom that wakes does not go on: who has to be woken by chance sleeps too long. */
 int sched_visit(void)
 {
     struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */
