@@ -4,7 +4,13 @@
  * lock could not be had in 50 ms: "let signal handlers run, then call again with the same arguments".
  */
 
-enum ss_engine { SS_ENGINE_ANY = 0, SS_ENGINE_FSYNC = 1, SS_ENGINE_HANDOFF = 2 };
+enum ss_engine {
+    SS_ENGINE_ANY = 0,
+    SS_ENGINE_FSYNC = 1,
+    SS_ENGINE_HANDOFF = 2,
+    SS_ENGINE_ESYNC = 3,
+    SS_ENGINE_NTSYNC = 4
+};
 
 enum ss_kind { SS_FREE = 0, SS_SEMAPHORE = 1, SS_MUTEX = 2, SS_AUTO_EVENT = 3, SS_MANUAL_EVENT = 4 };
 
@@ -19,10 +25,11 @@ enum ss_why {
     SS_WHY_OTHER_USER,      /* owned by another user, and mode= grants nobody else anything */
     SS_WHY_PID_NAMESPACE,   /* created in another pid namespace */
     SS_WHY_ENGINE,          /* another engine than asked for */
-    SS_WHY_NO_WAITV,        /* this kernel has no futex_waitv */
+    SS_WHY_UNUSABLE,        /* this machine lacks what the engine needs */
     SS_WHY_NO_ENGINE,       /* this build does not know the segment's engine */
     SS_WHY_PROCESSES,       /* every process slot is taken */
-    SS_WHY_NO_SPACE         /* /dev/shm is full */
+    SS_WHY_NO_SPACE,        /* /dev/shm is full */
+    SS_WHY_NOT_PERSISTENT   /* what the engine's objects are goes with their last process */
 };
 
 /* An object's state, in NT's terms. Fields that its kind lacks are 0. */
@@ -83,6 +90,7 @@ struct ss_open {
     struct ss_handle *handle; /* out */
     uint32_t created;       /* out: this call made the object */
     uint32_t kind;          /* out: what it is, also when the kind was wrong */
+    uint32_t fetch;         /* out: its descriptor is to be had from the broker, for ss_descriptor_adopt */
 };
 
 int ss_open(struct ss_open *request);
@@ -98,6 +106,24 @@ int64_t ss_event_set(struct ss_handle *handle);
 int64_t ss_event_reset(struct ss_handle *handle);
 int64_t ss_event_pulse(struct ss_handle *handle);
 int ss_read(struct ss_handle *handle, struct ss_state *state);
+
+/* ---- descriptors and the broker (descriptor.c, segment.c), for engines whose objects are file descriptors ---- */
+
+/* Who opens such a namespace joins its broker before he opens objects, and starts it if there is none. */
+uint32_t ss_needs_broker(const struct ss_namespace *ns);  /* and is not joined yet */
+int ss_broker_state(const struct ss_namespace *ns);       /* 1 one serves, 0 none, -ENOTRECOVERABLE: it was killed */
+int ss_broker_segment(const struct ss_namespace *ns);     /* a descriptor of the segment, for the broker; -errno */
+/* Takes over both descriptors; `device` may be -1. */
+void ss_broker_joined(struct ss_namespace *ns, int connection, int device);
+void ss_broker_lost(struct ss_namespace *ns);             /* every call says so from now on */
+void ss_descriptor_adopt(struct ss_handle *handle, int fd); /* takes it over */
+
+/* The broker's own side. */
+int ss_serve(int fd, struct ss_namespace **ns);           /* takes over the descriptor, if it succeeds */
+int ss_serve_device(const struct ss_namespace *ns);       /* what clients need beside the objects' own; -1: nothing */
+int ss_serve_descriptor(struct ss_namespace *ns, uint32_t index, uint32_t generation); /* not to be closed */
+int ss_serve_round(struct ss_namespace *ns);              /* looks after the dead; 0: nobody lives here any more */
+void ss_serve_end(struct ss_namespace *ns);
 
 /* ---- waiting (handle.c, then the engine) ---- */
 

@@ -28,8 +28,12 @@ struct wait {
 struct engine {
     uint32_t id;      /* enum ss_engine */
     bool sweeps;      /* wants a sweeper thread in every process (sweeper.c) */
-    int (*probe)(void); /* 0, or why it cannot work here: -ENOSYS */
+    int (*probe)(void); /* 0, or why it cannot work here: -ENOSYS and others */
     void (*init)(struct object *object, const struct ss_state *initial);
+    /* Makes an object's file descriptor, of what its words say; NULL if the objects are none (descriptor.c). */
+    int (*make)(const struct ss_namespace *ns, const struct object *object, uint32_t kind);
+    int (*open_device)(void); /* what they are made with, and waits are made on; or NULL */
+    bool owner_is_a_hint;     /* peek may not know who owns a mutex: mutex_kill does */
     /* What the words say now, without any lock: true if a change is under way, which may yet be undone. */
     bool (*peek)(const struct object *object, uint32_t kind, struct ss_state *state);
     int (*read)(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state);
@@ -56,8 +60,10 @@ struct engine {
     int (*recover)(struct ss_namespace *ns);
 };
 
+extern const struct engine engine_esync;
 extern const struct engine engine_fsync;
 extern const struct engine engine_handoff;
+extern const struct engine engine_ntsync;
 
 /* By number; NULL if there is none. */
 const struct engine *engine_by_id(uint32_t id);

@@ -45,8 +45,11 @@ static void give_up(struct ss_handle *handle)
 {
     struct ss_namespace *ns = handle->ns;
 
-    if (!handle->lost && --ns->open_counts[handle->index] == 0 && ns->process != SS_NONE)
-        directory_close(ns, ns->process, handle->index);
+    if (!handle->lost && --ns->open_counts[handle->index] == 0) {
+        descriptor_close(ns, handle->index);
+        if (ns->process != SS_NONE)
+            directory_close(ns, ns->process, handle->index);
+    }
     *handle->link = handle->next;
     if (handle->next != NULL)
         handle->next->link = handle->link;
@@ -173,7 +176,7 @@ static int find(struct ss_namespace *ns, struct ss_open *request, uint32_t *inde
     return 0;
 }
 
-/* As find, but an object whose users are all dead is gone. */
+/* As find, but an object whose users are all dead is gone; -EOWNERDEAD: it may be when the dead are buried. */
 static int find_living(struct ss_namespace *ns, struct ss_open *request, uint32_t *index)
 {
     int rc = find(ns, request, index);
@@ -187,7 +190,7 @@ static int find_living(struct ss_namespace *ns, struct ss_open *request, uint32_
         directory_free_if_unused(ns, *index); /* its last user was killed while he freed it */
         rc = find(ns, request, index);
     }
-    return rc;
+    return rc == 0 && owner_burial_is_pending(ns) ? -EOWNERDEAD : rc;
 }
 
 static bool kind_fits(uint32_t wanted, uint32_t found)
@@ -203,6 +206,8 @@ static int create(struct ss_namespace *ns, struct ss_open *request, uint32_t own
         owner_reap_threads(ns);
         owner_reap_processes(ns);
         rc = directory_create(ns, request, owner, index);
+        if (rc == -ENOSPC && owner_burial_is_pending(ns))
+            rc = -EOWNERDEAD;
     }
     request->created = rc == 0;
     return rc;
@@ -225,6 +230,22 @@ static int find_or_create(struct ss_namespace *ns, struct ss_open *request, uint
     return 0;
 }
 
+/* The object is open in this process: the handle for it, and the descriptor. */
+static int handle_open(struct ss_open *request, uint32_t index)
+{
+    struct ss_namespace *ns = request->ns;
+    int rc = descriptor_prepare(ns, index);
+
+    request->fetch = rc == 1;
+    if (rc >= 0)
+        request->handle = handle_new(ns, index);
+    if (request->handle != NULL)
+        return 0;
+    if (ns->open_counts[index] == 0)
+        directory_close(ns, ns->process, index);
+    return rc < 0 ? rc : -ENOMEM;
+}
+
 static int open_locked(struct ss_open *request)
 {
     struct ss_namespace *ns = request->ns;
@@ -243,11 +264,7 @@ static int open_locked(struct ss_open *request)
         request->index = index;
         request->generation = load32_relaxed(&segment_object(ns, index)->generation);
         request->kind = load32_relaxed(&segment_object(ns, index)->kind);
-        request->handle = handle_new(ns, index);
-        if (request->handle == NULL) {
-            directory_close(ns, ns->process, index);
-            rc = -ENOMEM;
-        }
+        rc = handle_open(request, index);
     }
     gate_unlock(ns);
     return rc;
@@ -259,7 +276,7 @@ int ss_open(struct ss_open *request)
     int rc = 0;
 
     request->handle = NULL;
-    request->created = request->kind = 0;
+    request->created = request->kind = request->fetch = 0;
     if (request->name_length > SS_NAME_MAX)
         return -EINVAL;
     rc = segment_check(request->ns);
@@ -272,7 +289,7 @@ int ss_open(struct ss_open *request)
     registry_lock();
     rc = open_locked(request);
     registry_unlock();
-    return rc;
+    return rc == -EOWNERDEAD ? owner_await_burial(request->ns) : rc;
 }
 
 int ss_open_undo(struct ss_open *request)

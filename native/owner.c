@@ -116,6 +116,8 @@ static int register_thread(struct ss_namespace *ns, struct registration *self)
     if (rc == -EUSERS) {
         owner_reap_threads(ns);
         rc = claim_thread(ns, &self->slot);
+        if (rc == -EUSERS && owner_burial_is_pending(ns))
+            rc = -EOWNERDEAD;
     }
     if (rc == 0)
         self->id = owner_id(self->slot, load32_relaxed(&segment_thread(ns, self->slot)->generation));
@@ -143,6 +145,8 @@ int owner_register(struct ss_namespace *ns, struct registration **out)
         return -ENOMEM;
     self->ns = ns;
     rc = register_thread(ns, self);
+    if (rc == -EOWNERDEAD)
+        rc = owner_await_burial(ns);
     if (rc < 0) {
         free(self);
         return rc;
@@ -279,7 +283,7 @@ static void bury(struct ss_namespace *ns, uint32_t slot)
 
         if (load32_relaxed(&object->kind) == SS_MUTEX) {
             ns->engine->peek(object, SS_MUTEX, &state);
-            if (state.owner == id)
+            if (state.owner == id || ns->engine->owner_is_a_hint)
                 ns->engine->mutex_kill(ns, object, id);
         }
         if (load32_relaxed(&object->users) == 0)
@@ -292,13 +296,34 @@ void owner_bury_dead(struct ss_namespace *ns)
 {
     uint32_t end = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
 
-    while (ns->unburied) { /* a mutex's next owner may be found dead as well */
+    while (ns->unburied && ns->buries) { /* a mutex's next owner may be found dead as well */
         ns->unburied = false;
         for (uint32_t slot = 0; slot < end; slot++) {
             if (load32_relaxed(&segment_thread(ns, slot)->state) == SS_SLOT_DEAD)
                 bury(ns, slot);
         }
     }
+}
+
+bool owner_burial_is_pending(struct ss_namespace *ns)
+{
+    uint32_t end = segment_bounded(&segment_control(ns)->threads_fresh, ns->geometry.threads);
+
+    for (uint32_t slot = 0; !ns->buries && slot < end; slot++) {
+        if (load32_relaxed(&segment_thread(ns, slot)->state) == SS_SLOT_DEAD)
+            return true;
+    }
+    return false;
+}
+
+int owner_await_burial(struct ss_namespace *ns)
+{
+    const struct timespec a_moment = {0, 2000000};
+
+    if (broker_is_lost(ns))
+        return -ENOTRECOVERABLE;
+    nanosleep(&a_moment, NULL);
+    return -EINTR;
 }
 
 void owner_reap_threads(struct ss_namespace *ns)

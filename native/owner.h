@@ -50,12 +50,16 @@ void owner_reap_threads(struct ss_namespace *ns);
  * dead leaves all queues at once; it is buried (owner_bury_dead) before the gate is unlocked. */
 bool owner_slot_is_alive(struct ss_namespace *ns, uint32_t slot);
 bool owner_is_alive(struct ss_namespace *ns, uint32_t id);
-/* Abandons the mutexes of the threads that were found dead, and frees their slots. */
+/* Abandons the mutexes of the threads that were found dead, and frees their slots; or leaves that to the broker. */
 void owner_bury_dead(struct ss_namespace *ns);
 /* The lock word of the liveness mutex of a living thread, to sleep on: the kernel wakes a sleeper when it dies.
  * Returns what the word is now, or 0 if nobody living holds it. */
 uint32_t owner_watch(shared32 *word);
 void owner_reap_processes(struct ss_namespace *ns);
+/* Do dead threads keep things that the broker is about to free? Under the gate. */
+bool owner_burial_is_pending(struct ss_namespace *ns);
+/* Gives it a moment, without the gate: -EINTR, to try again, or -ENOTRECOVERABLE if there is no broker any more. */
+int owner_await_burial(struct ss_namespace *ns);
 /* Under the gate: does a living process have the object open, or a living thread own it? */
 bool owner_object_in_use(struct ss_namespace *ns, uint32_t index);
 

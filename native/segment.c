@@ -34,6 +34,8 @@ int segment_check(const struct ss_namespace *ns)
 {
     if (ns->outside)
         return -ENOSYS;
+    if (ns->deserted)
+        return -ENOTRECOVERABLE;
     return ns->process == SS_NONE ? -ECHILD : 0;
 }
 
@@ -44,7 +46,13 @@ void registry_unlock(void)
 
 const struct engine *engine_by_id(uint32_t id)
 {
-    return id == SS_ENGINE_FSYNC ? &engine_fsync : id == SS_ENGINE_HANDOFF ? &engine_handoff : NULL;
+    static const struct engine *const engines[] = {&engine_fsync, &engine_handoff, &engine_esync, &engine_ntsync};
+
+    for (uint32_t i = 0; i < sizeof engines / sizeof engines[0]; i++) {
+        if (engines[i]->id == id)
+            return engines[i];
+    }
+    return NULL;
 }
 
 int ss_engine_probe(uint32_t engine)
@@ -255,7 +263,9 @@ static int start_anew(struct ss_attach *request, int fd, const struct stat *file
         return -ESTALE;
     rc = engine->probe();
     if (rc < 0)
-        rc = refuse(request, rc, SS_WHY_NO_WAITV, 0);
+        rc = refuse(request, rc, SS_WHY_UNUSABLE, request->new_engine);
+    else if ((request->flags & SS_PERSISTENT) && engine->open_device != NULL)
+        rc = refuse(request, -EOPNOTSUPP, SS_WHY_NOT_PERSISTENT, request->new_engine);
     if (rc == 0)
         rc = format(request, fd, file);
     if (rc < 0 && rc != -EINTR)
@@ -268,29 +278,32 @@ static int start_anew(struct ss_attach *request, int fd, const struct stat *file
 /* ---- attaching ---- */
 
 /* Decides between taking the file as it is, formatting it, and refusing it. Leaves byte 1 shared, and *header
- * valid. Byte 0 held. */
-static int settle_content(struct ss_attach *request, int fd, const struct stat *file, struct header *header)
+ * valid. Byte 0 held. *alone: nobody lives in it. */
+static int settle_content(struct ss_attach *request, int fd, const struct stat *file, struct header *header,
+                          bool *alone)
 {
-    bool alone = range_lock(fd, SS_LOCK_USE, true, false) == 0;
-    enum content content = read_header(fd, header);
-    bool persists = content == CONTENT_OURS && (header->flags & SS_HEADER_PERSISTENT);
+    enum content content;
+    bool persists;
     int rc;
 
-    if (content == CONTENT_FOREIGN || (content == CONTENT_NOTHING && !alone))
+    *alone = range_lock(fd, SS_LOCK_USE, true, false) == 0;
+    content = read_header(fd, header);
+    persists = content == CONTENT_OURS && (header->flags & SS_HEADER_PERSISTENT);
+    if (content == CONTENT_FOREIGN || (content == CONTENT_NOTHING && !*alone))
         return refuse(request, -EBADMSG, content == CONTENT_FOREIGN ? SS_WHY_FOREIGN : SS_WHY_DAMAGED, 0);
-    if (alone && !persists) {
+    if (*alone && !persists) {
         rc = start_anew(request, fd, file, header);
     } else {
         rc = check_header(request, header, (uint64_t)file->st_size);
         if (rc == 0 && (request->flags & SS_EXCLUSIVE))
             rc = -EEXIST;
         if (rc == 0 && engine_by_id(header->engine)->probe() < 0)
-            rc = refuse(request, -ENOSYS, SS_WHY_NO_WAITV, 0);
+            rc = refuse(request, -ENOSYS, SS_WHY_UNUSABLE, header->engine);
     }
     if (rc < 0)
         return rc;
     if (header->pid_namespace != own_pid_namespace()) {
-        if (!alone)
+        if (!*alone)
             return refuse(request, -ENOSYS, SS_WHY_PID_NAMESPACE, header->pid_namespace);
         header->pid_namespace = own_pid_namespace(); /* nobody lives in it: it can move in with us */
         if (pwrite(fd, &header->pid_namespace, 8, offsetof(struct header, pid_namespace)) != 8)
@@ -301,6 +314,7 @@ static int settle_content(struct ss_attach *request, int fd, const struct stat *
 
 static void release_mapping(struct ss_namespace *ns)
 {
+    descriptors_end(ns);
     if (ns->base != NULL)
         munmap(ns->base, (size_t)ns->geometry.size);
     free(ns->open_counts);
@@ -321,13 +335,13 @@ static struct ss_namespace *map(const struct ss_attach *request, int fd, const s
      * locks would outlive the process in the mappings of its forked children. */
     base = mmap(NULL, (size_t)ns->geometry.size, PROT_READ | PROT_WRITE, MAP_SHARED, request->fd, 0);
     ns->base = base == MAP_FAILED ? NULL : base;
-    if (ns->open_counts == NULL || ns->base == NULL) {
+    ns->engine = engine_by_id(header->engine);
+    if (ns->open_counts == NULL || ns->base == NULL || descriptors_begin(ns) < 0) {
         release_mapping(ns);
         return NULL;
     }
     ns->device = file->st_dev;
     ns->inode = file->st_ino;
-    ns->engine = engine_by_id(header->engine);
     ns->instance = header->instance;
     ns->persistent = header->flags & SS_HEADER_PERSISTENT;
     snprintf(ns->shm_name, sizeof ns->shm_name, "%s", request->shm_name);
@@ -407,6 +421,7 @@ static int attach_locked(struct ss_attach *request, int fd, const struct stat *f
 {
     struct ss_namespace *ns;
     struct header header;
+    bool alone;
     int rc = name_means(request->shm_name, file);
 
     if (rc < 0)
@@ -420,12 +435,14 @@ static int attach_locked(struct ss_attach *request, int fd, const struct stat *f
         return rc;
     if (ns != NULL)
         return attach_again(request, ns);
-    rc = settle_content(request, fd, file, &header);
+    rc = settle_content(request, fd, file, &header, &alone);
     if (rc < 0)
         return rc;
     ns = map(request, fd, file, &header);
     if (ns == NULL)
         return -ENOMEM;
+    if (alone)
+        broker_forget(ns);
     rc = enter(request, ns);
     if (rc == 0 && ns->engine->sweeps)
         rc = sweeper_start(ns);
@@ -709,6 +726,9 @@ static void fork_child(void)
     for (struct ss_namespace *ns = registry; ns != NULL; ns = ns->next) {
         if (ns->fd >= 0)
             close(ns->fd);
+        if (ns->broker >= 0)
+            close(ns->broker);
+        ns->broker = -1;
         ns->fd = ns->child_fd;
         ns->child_fd = -1;
         ns->process = ns->child_process;
@@ -724,4 +744,57 @@ static void fork_child(void)
 static void install_fork_handlers(void)
 {
     pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+/* ---- the broker's mapping ----
+ *
+ * It is none of the registry's, and the broker none of the segment's users: it is to go when they have gone.
+ */
+
+#define SERVE_PATIENCE_NS (5 * NS_PER_SECOND)
+
+int ss_broker_segment(const struct ss_namespace *ns)
+{
+    return reopen(ns->fd);
+}
+
+/* The mutex may still be held by a broker that is just leaving. */
+static int take_server(struct ss_namespace *ns)
+{
+    int rc = ss_broker_state(ns);
+
+    return rc < 0 ? rc : robust_lock_for(&segment_control(ns)->server, SERVE_PATIENCE_NS);
+}
+
+int ss_serve(int fd, struct ss_namespace **out)
+{
+    struct ss_attach request = {.fd = fd, .shm_name = "", .engine = SS_ENGINE_ANY};
+    struct header header;
+    struct stat file;
+    int rc = fstat(fd, &file) < 0 ? -errno : 0;
+
+    if (rc == 0)
+        rc = read_header(fd, &header) == CONTENT_OURS ? check_header(&request, &header, (uint64_t)file.st_size)
+                                                      : -EBADMSG;
+    if (rc < 0)
+        return rc;
+    *out = map(&request, fd, &file, &header);
+    if (*out == NULL)
+        return -ENOMEM;
+    (*out)->process = SS_NONE;
+    (*out)->buries = true;
+    if ((*out)->engine->open_device != NULL)
+        rc = (*out)->maker = (*out)->engine->open_device();
+    if (rc >= 0)
+        rc = take_server(*out);
+    if (rc < 0)
+        release_mapping(*out);
+    return rc;
+}
+
+void ss_serve_end(struct ss_namespace *ns)
+{
+    robust_unlock(&segment_control(ns)->server);
+    close(ns->fd);
+    release_mapping(ns);
 }

@@ -12,6 +12,7 @@
 #include "layout.h"
 
 struct engine;
+struct descriptor;
 
 /* A wait for a lock that somebody may hold while stopped is cut into slices, after which the call returns
  * -EINTR, so that signal handlers and deadlines stay alive. */
@@ -44,6 +45,11 @@ struct ss_namespace {
     bool sweeper_running;         /* registry lock */
     pthread_t sweeper;            /* registry lock */
     shared32 sweeper_stop;        /* futex word, process-local: 1 asks the sweeper to end */
+    struct descriptor *descriptors; /* by object, or NULL: the engine's objects are no descriptors */
+    int maker;                    /* the device that they are made with, or -1 */
+    int broker;                   /* connection that ends with the broker, or -1; its own in a forked child */
+    bool deserted;                /* the broker was killed */
+    bool buries;                  /* abandons the mutexes of dead threads; else the broker does */
 };
 
 /* ---- addresses; indexes must have been checked ---- */
@@ -111,12 +117,26 @@ static inline uint32_t segment_bounded(const shared32 *count, uint32_t limit)
 void registry_lock(void);
 void registry_unlock(void);
 /* Can this process use the segment? -ECHILD: it was forked when there was no process slot or descriptor for it;
- * -ENOSYS: it was forked into another pid namespace. */
+ * -ENOSYS: it was forked into another pid namespace; -ENOTRECOVERABLE: its broker was killed. */
 int segment_check(const struct ss_namespace *ns);
 /* The mapping of the segment of that instance, or NULL if there is none any more. Registry lock held. */
 struct ss_namespace *segment_find(uint64_t instance);
 /* One user of the mapping less: it is unmapped if that was the last. Registry lock held. */
 void segment_drop(struct ss_namespace *ns);
+
+/* ---- descriptors of objects (descriptor.c) ---- */
+
+int descriptors_begin(struct ss_namespace *ns); /* 0, -ENOMEM; does nothing for an engine that has none */
+void descriptors_end(struct ss_namespace *ns);
+/* The object's descriptor in this process, or -1. */
+int descriptor_of(const struct ss_namespace *ns, const struct object *object);
+/* 1: it is to be had from the broker; 0: it is there, or there is none; -errno: it could not be made. Gate held. */
+int descriptor_prepare(struct ss_namespace *ns, uint32_t index);
+void descriptor_close(struct ss_namespace *ns, uint32_t index);
+/* After its broker was killed and everybody has left, a segment that persists may have another. */
+void broker_forget(struct ss_namespace *ns);
+/* Has the broker been killed, as far as this process can see? */
+bool broker_is_lost(struct ss_namespace *ns);
 
 /* ---- byte-range locks (locks.c) ---- */
 

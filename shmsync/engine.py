@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import errno
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Flag, auto
 
 from shmsync._native import lib
@@ -27,6 +28,8 @@ class Semantics(Flag):
     RECURSION_LIMIT = auto()
     TIMEOUT_HONOURED = auto()
     KILL_SAFE = auto()
+    PULSE_RESETS = auto()
+    OWN_MUTEX_IN_WAIT_ALL = auto()
 
 
 #: What each flag means, in the words of the README's table.
@@ -41,6 +44,8 @@ MEANING: dict[Semantics, str] = {
     Semantics.ABANDONED_IN_WAIT_ALL: "wait-all takes an abandoned mutex and reports it",
     Semantics.RECURSION_LIMIT: "a mutex at its recursion limit is not signaled; it does not wrap",
     Semantics.TIMEOUT_HONOURED: "a timeout ends every wait",
+    Semantics.PULSE_RESETS: "a pulse of a set event resets it",
+    Semantics.OWN_MUTEX_IN_WAIT_ALL: "wait-all takes a mutex that is the caller's already",
     Semantics.KILL_SAFE: "kill -9 at any instruction loses and forges no token and no wake-up",
 }
 
@@ -50,29 +55,31 @@ class Engine:
     """One algorithm under the common API.
 
     ``number`` is its number in the segment's header, ``semantics`` what it promises, ``summary``
-    one line for people.
+    one line for people, ``reasons`` why it may not work here, by errno. ``brokered``: its objects
+    are file descriptors, which a broker hands out.
     """
 
     name: str
     number: int
     semantics: Semantics
     summary: str
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    brokered: bool = False
 
     def check(self) -> str | None:
         """None if the engine works on this kernel and machine, else the reason why it does not."""
         code = lib.ss_engine_probe(self.number)
         if code == 0:
             return None
-        if code == -errno.ENOSYS:
-            return "this kernel has no futex_waitv (Linux 5.16 or newer has it)"
-        return f"the native module answers {errno.errorcode.get(-code, code)}"
+        return self.reasons.get(-code) or os.strerror(-code)
 
 
 def engines() -> dict[str, Engine]:
     """All engines that this build knows, by name."""
-    from shmsync.engines import fsync, handoff
+    from shmsync.engines import esync, fsync, handoff, ntsync
 
-    return {engine.name: engine for engine in (handoff.ENGINE, fsync.ENGINE)}
+    known = (handoff.ENGINE, fsync.ENGINE, esync.ENGINE, ntsync.ENGINE)
+    return {engine.name: engine for engine in known}
 
 
 def by_name(name: str) -> Engine:

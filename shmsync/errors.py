@@ -54,7 +54,8 @@ class UnsupportedError(ShmSyncError, OSError):
 
 
 class BrokenError(ShmSyncError, OSError):
-    """Something outside broke it: the segment is not one of ours, of another format, or damaged.
+    """Something outside broke it: the segment is not one of ours, of another format, or damaged, or
+    its broker was killed.
 
     No call on the segment can succeed until somebody removes it (``shmsync rm``)."""
 
@@ -83,6 +84,11 @@ FROM_ERRNO: dict[int, tuple[type[ShmSyncError], str]] = {
         "this process was forked into another pid namespace than the segment's",
     ),
     errno.EBADMSG: (BrokenError, "the segment is damaged"),
+    errno.ENOTRECOVERABLE: (
+        BrokenError,
+        "the namespace's broker was killed; once its last process has left, the namespace can be"
+        " created anew",
+    ),
 }
 
 

@@ -177,9 +177,11 @@ def _refusal(request: CData, code: int, name: str) -> Exception:
             "the segment is used from another pid namespace (container): the kernel could take its"
             " living threads for dead",
         ),
-        lib.SS_WHY_NO_WAITV: (
+        lib.SS_WHY_UNUSABLE: (UnsupportedError, _why_unusable(found)),
+        lib.SS_WHY_NOT_PERSISTENT: (
             UnsupportedError,
-            "this kernel has no futex_waitv (Linux 5.16 or newer has it)",
+            f"no namespace of the engine {_engine_name(found)} can be persistent: the kernel drops"
+            " its objects with their last process",
         ),
         lib.SS_WHY_NO_ENGINE: (
             UnsupportedError,
@@ -209,6 +211,11 @@ def _refusal(request: CData, code: int, name: str) -> Exception:
     if code == -errno.EEXIST:
         return ExistsError(errno.EEXIST, "the namespace exists", name)
     return from_errno(code, filename=name)
+
+
+def _why_unusable(number: int) -> str:
+    engine = by_number(number)
+    return f"the engine {engine.name} cannot work here: {engine.check()}" if engine else ""
 
 
 def _engine_name(number: int) -> str | None:
@@ -289,6 +296,11 @@ class Namespace:
             | (lib.SS_PERSISTENT if persistent else 0)
         )
         self._attach(request, create=create)
+        try:
+            self._join_broker(self._mapping)
+        except BaseException:
+            self._detach()
+            raise
         self.created: Final = bool(request.created)
         _namespaces.add(self)
 
@@ -311,6 +323,12 @@ class Namespace:
             # ESTALE: the file lost its name between our opening it and locking it. EINTR: signals.
             if code not in (-errno.ESTALE, -errno.EINTR):
                 raise _refusal(request, code, self.name)
+
+    def _join_broker(self, mapping: CData) -> None:
+        if lib.ss_needs_broker(mapping):
+            from shmsync import broker
+
+            broker.join(mapping, self.name)
 
     def __repr__(self) -> str:
         if self.closed:
@@ -456,6 +474,8 @@ class Namespace:
                     request.ns = self._open_mapping()  # handlers have run
                 if code < 0:
                     raise self._open_error(code, name, request)
+                if request.fetch:
+                    self._fetch(request)
                 self._open_mapping()
                 handle_class = CLASS_OF_KIND[request.kind]
                 assert issubclass(handle_class, expected)
@@ -466,6 +486,14 @@ class Namespace:
                 while lib.ss_open_undo(request) == -errno.EINTR:
                     pass
                 raise
+
+    def _fetch(self, request: CData) -> None:
+        """Gets the object's file descriptor from the broker."""
+        from shmsync import broker
+
+        self._join_broker(request.ns)
+        descriptor = broker.fetch(request.ns, request.index, request.generation, self.name)
+        lib.ss_descriptor_adopt(request.handle, descriptor)
 
     def _open_error(self, code: int, name: str | None, request: CData) -> Exception:
         label = f"{name!r} in namespace {self.name!r}"
@@ -569,6 +597,10 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     for namespace in _namespaces:
         namespace._lock = threading.RLock()  # another thread of the parent may have held it
+        if not namespace.closed and lib.ss_needs_broker(namespace._mapping):
+            from shmsync import broker
+
+            broker.rejoin(namespace._mapping)
 
 
 atexit.register(lib.ss_exit)

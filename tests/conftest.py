@@ -5,6 +5,8 @@ common ground it declares with ``@needs``:
 
     @needs(Semantics.FIFO)                    skipped on an engine without it; the lab shows it
     @needs(Semantics.ALERT_LAST, shows=True)  must fail on an engine without it
+    @needs(..., shows=("fsync",))             must fail on these, and hold on the others
+    @pytest.mark.in_segment("why")            not for engines whose objects are file descriptors
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import psutil
 import pytest
 
 import shmsync
+from shmsync._native import lib
 from shmsync.engine import Engine, Semantics, engines
 
 from .support.actors import Actor
@@ -38,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers."""
     remember_stderr()
     config.addinivalue_line("markers", "needs(flags, shows): what a test needs of an engine")
+    config.addinivalue_line("markers", "in_segment(why): not for brokered engines")
     config.addinivalue_line("markers", "seconds(n): bound of a test that takes long")
 
 
@@ -57,13 +61,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         callspec = getattr(item, "callspec", None)
         engine: Engine | None = callspec.params.get("engine") if callspec else None
+        for mark in item.iter_markers("in_segment") if engine else ():
+            assert engine is not None
+            if engine.brokered:
+                item.add_marker(pytest.mark.skip(reason=f"{engine.name}: {mark.args[0]}"))
         for mark in item.iter_markers("needs") if engine else ():
             assert engine is not None
             missing = mark.args[0] & ~engine.semantics
             if not missing:
                 continue
             names = ", ".join(str(flag.name) for flag in missing)
-            if mark.kwargs.get("shows"):
+            shows = mark.kwargs.get("shows")
+            if isinstance(shows, tuple) and engine.name not in shows:
+                continue
+            if shows:
                 reason = f"{engine.name} lacks {names}"
                 item.add_marker(
                     pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
@@ -81,6 +92,24 @@ def _children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if child.pid != tracker]
 
 
+def _idle_brokers() -> list[str]:
+    """Namespaces of this process that have a broker and nobody who uses them. (Brokers are nobody's
+    children.)"""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            *program, name, _, segment = (process / "cmdline").read_text().rstrip("\0").split("\0")
+            if program[-1:] != ["shmsync.broker"] or f"-{os.getpid()}-" not in name:
+                continue
+            fd = os.open(process / "fd" / segment, os.O_RDWR)
+        except (OSError, ValueError):
+            continue
+        if not lib.ss_in_use(fd):
+            found.append(name)
+        os.close(fd)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _bounded(request: pytest.FixtureRequest) -> Iterator[None]:
     marker = request.node.get_closest_marker("seconds")
@@ -94,6 +123,7 @@ def _nothing_left_behind(_bounded: None) -> Iterator[None]:
     yield
     assert _left() == segments, "the test left segments in /dev/shm"
     assert _children() == [], "the test left processes"
+    eventually(lambda: not _idle_brokers(), "the end of every broker")
 
 
 @pytest.fixture

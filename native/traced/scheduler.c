@@ -27,6 +27,7 @@
 #include <ucontext.h>
 
 #include "engine.h"
+#include "eventfd.h"
 #include "futex.h"
 #include "handle.h"
 #include "real.h"
@@ -132,9 +133,15 @@ static int64_t call_wait(const struct sched_op *op, struct sched_result *result)
     return rc;
 }
 
+/* Without steps: what an object in the segment says, or the descriptor that it is. */
 static void read_object(uint32_t index, uint32_t kind, struct ss_state *state)
 {
-    segment->engine->peek(segment_object(segment, index), kind, state);
+    struct object *object = segment_object(segment, index);
+
+    if (segment->descriptors != NULL)
+        segment->engine->read(segment, object, kind, state);
+    else
+        segment->engine->peek(object, kind, state);
 }
 
 static int64_t call_abandon(const struct sched_op *op)
@@ -284,16 +291,37 @@ uint64_t sched_now_ns(void)
     return self->late ? call_deadline(self) : NS_PER_SECOND;
 }
 
+void sched_await_any(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count,
+                     uint64_t deadline_ns)
+{
+    struct thread *self = &threads[running - 1];
+
+    self->sleep_count = count;
+    memcpy(self->sleeps, sleeps, count * sizeof *sleeps);
+    self->deadline_ns = deadline_ns;
+    sched_await(site, sleeps[0].word, false);
+}
+
+int sched_doze(void)
+{
+    struct thread *self = &threads[running - 1];
+
+    self->woken = INT_MIN;
+    self->state = SCHED_SLEEPING;
+    if (!self->slept)
+        note_event((uint32_t)(self - threads), EVENT_SLEEPS);
+    self->slept = true;
+    to_scheduler(self);
+    return self->woken;
+}
+
 int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count, uint64_t deadline_ns)
 {
     struct thread *self = &threads[running - 1];
 
     if (count > FUTEX_SLEEP_MAX)
         return -EINVAL;
-    self->sleep_count = count;
-    memcpy(self->sleeps, sleeps, count * sizeof *sleeps);
-    self->deadline_ns = deadline_ns;
-    sched_await(site, sleeps[0].word, false);
+    sched_await_any(site, sleeps, count, deadline_ns);
     self->woken = INT_MIN;
     for (uint32_t i = 0; i < count; i++) {
         if (sleeps[i].expected >> 32 && wide_values_refused)
@@ -305,14 +333,7 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
         self->woken = -ETIMEDOUT;
     step_note(site, SCHED_STEP, sleeps[0].word, sleeps[0].expected, sleeps[0].word->word_,
               self->woken == INT_MIN ? 0 : self->woken);
-    if (self->woken == INT_MIN) {
-        self->state = SCHED_SLEEPING;
-        if (!self->slept)
-            note_event((uint32_t)(self - threads), EVENT_SLEEPS);
-        self->slept = true;
-        to_scheduler(self);
-    }
-    return self->woken;
+    return self->woken == INT_MIN ? sched_doze() : self->woken;
 }
 
 int sched_wake(const void *word, int count)
@@ -566,6 +587,11 @@ int sched_event(uint32_t number, struct sched_event *out)
 
 /* ---- what a transition touches ---- */
 
+static bool looks_at_several(const struct thread *thread)
+{
+    return thread->site->op == STEP_SLEEP || thread->site->op == STEP_POLL;
+}
+
 uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHED_MAX])
 {
     static const char kills = 0; /* as if each kill wrote it: they conflict with each other */
@@ -579,7 +605,7 @@ uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHE
         /* A wake of few may mean it, or somebody else if it is dead. */
         for (uint32_t i = 0; thread->state == SCHED_SLEEPING && i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
-    } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
+    } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && looks_at_several(thread))) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
     } else if ((kind == SCHED_STEP || kind == SCHED_SLICE) && thread->address != NULL) {
@@ -611,6 +637,7 @@ int sched_begin(struct ss_namespace *ns, uint32_t count, uint32_t registered)
     if (snapshot == NULL)
         return -ENOMEM;
     memcpy(snapshot, ns->base, (size_t)ns->geometry.size);
+    eventfd_keep();
     for (uint32_t i = 0; i < count; i++) {
         threads[i].op_count = 0;
         if (threads[i].stack == NULL) {
@@ -683,6 +710,7 @@ void sched_restart(void)
 {
     forget_registrations();
     memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
+    eventfd_restore();
     reset_handles();
     mutex_count = event_count = 0;
     for (uint32_t i = 0; i < thread_count; i++) {
@@ -710,6 +738,7 @@ void sched_end(void)
 {
     forget_registrations();
     memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
+    eventfd_restore();
     reset_handles();
     free(snapshot);
     snapshot = NULL;

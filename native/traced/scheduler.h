@@ -14,10 +14,18 @@ const char *step_op_name(enum step_op op);
 void step_note(const struct step_site *site, uint32_t kind, const void *address, uint64_t old, uint64_t now,
                int64_t result);
 
+/* Every step begins here. `writes`: does it change the word, for everybody who looks at it? */
+void step_begin(const struct step_site *site, const void *address, bool writes);
+
 /* For the thread that takes a step. */
 void sched_await(const struct step_site *site, const void *address, bool writes);
 int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count,
                 uint64_t deadline_ns);
+/* The two halves of a sleep that looks by itself: stands before a step that looks at several words; and sleeps until
+ * one of them is woken (its number), or -ETIMEDOUT. */
+void sched_await_any(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count,
+                     uint64_t deadline_ns);
+int sched_doze(void);
 int sched_wake(const void *word, int count);
 int sched_trylock(robust_mutex *m);
 int sched_lock_for(robust_mutex *m);

@@ -9,11 +9,13 @@
 #include "scheduler.h"
 
 #include "engine.h"
+#include "eventfd.h"
 #include "futex.h"
 #include "real.h"
 
 static const char *const op_names[] = {
     "load", "store", "swap", "cas", "or", "sleep", "wake", "yield", "init", "trylock", "lock", "unlock", "consistent",
+    "read", "write", "poll",
 };
 
 struct record {
@@ -105,8 +107,7 @@ void step_note(const struct step_site *site, uint32_t kind, const void *address,
                                               step_self() == 0 ? SS_NONE : step_self() - 1, kind};
 }
 
-/* Every step begins here. `writes`: does it change the word, for everybody who looks at it? */
-static void begin(const struct step_site *site, const void *address, bool writes)
+void step_begin(const struct step_site *site, const void *address, bool writes)
 {
     if (step_self() != 0)
         sched_await(site, address, writes);
@@ -127,7 +128,7 @@ uint64_t step_load(const struct step_site *site, const void *word, uint32_t widt
 {
     uint64_t value;
 
-    begin(site, word, false);
+    step_begin(site, word, false);
     value = get(word, width);
     step_note(site, SCHED_STEP, word, value, value, 0);
     return value;
@@ -137,7 +138,7 @@ void step_store(const struct step_site *site, void *word, uint32_t width, uint64
 {
     uint64_t old;
 
-    begin(site, word, true);
+    step_begin(site, word, true);
     old = get(word, width);
     if (width == 4)
         __atomic_store_n((uint32_t *)word, (uint32_t)value, __ATOMIC_SEQ_CST);
@@ -150,7 +151,7 @@ uint64_t step_swap(const struct step_site *site, void *word, uint32_t width, uin
 {
     uint64_t old;
 
-    begin(site, word, true);
+    step_begin(site, word, true);
     old = width == 4 ? __atomic_exchange_n((uint32_t *)word, (uint32_t)value, __ATOMIC_SEQ_CST)
                      : __atomic_exchange_n((uint64_t *)word, value, __ATOMIC_SEQ_CST);
     step_note(site, SCHED_STEP, word, old, value, 1);
@@ -163,7 +164,7 @@ uint64_t step_cas(const struct step_site *site, void *word, uint32_t width, uint
     uint32_t old32 = (uint32_t)expected;
     bool swapped;
 
-    begin(site, word, true);
+    step_begin(site, word, true);
     if (width == 4) {
         swapped = __atomic_compare_exchange_n((uint32_t *)word, &old32, (uint32_t)value, false, __ATOMIC_SEQ_CST,
                                               __ATOMIC_SEQ_CST);
@@ -180,7 +181,7 @@ uint64_t step_or(const struct step_site *site, void *word, uint64_t bits)
 {
     uint64_t old;
 
-    begin(site, word, true);
+    step_begin(site, word, true);
     old = __atomic_fetch_or((uint64_t *)word, bits, __ATOMIC_SEQ_CST);
     step_note(site, SCHED_STEP, word, old, old | bits, 1);
     return old;
@@ -194,7 +195,7 @@ int step_sleep(const struct step_site *site, const struct futex_sleep *sleeps, u
 
     if (step_self() != 0)
         return sched_sleep(site, sleeps, count, deadline_ns);
-    begin(site, sleeps[0].word, false);
+    step_begin(site, sleeps[0].word, false);
     rc = real_sleep(sleeps, count, deadline_ns);
     step_note(site, SCHED_STEP, sleeps[0].word, sleeps[0].expected, get(sleeps[0].word, 4), rc);
     return rc;
@@ -204,7 +205,7 @@ int step_wake(const struct step_site *site, shared32 *word, int count)
 {
     int rc;
 
-    begin(site, word, true);
+    step_begin(site, word, true);
     rc = step_self() != 0 ? sched_wake(word, count) : real_wake(word, count);
     step_note(site, SCHED_STEP, word, get(word, 4), get(word, 4), rc);
     return rc;
@@ -212,7 +213,7 @@ int step_wake(const struct step_site *site, shared32 *word, int count)
 
 void step_yield(const struct step_site *site)
 {
-    begin(site, NULL, false);
+    step_begin(site, NULL, false);
     if (step_self() == 0)
         real_yield();
     step_note(site, SCHED_STEP, NULL, 0, 0, 0);
@@ -245,7 +246,7 @@ int step_robust_init(const struct step_site *site, robust_mutex *m)
 {
     uint64_t old;
 
-    begin(site, m, true);
+    step_begin(site, m, true);
     old = get(m, 4);
     return note_mutex(site, m, old, real_init(m));
 }
@@ -254,7 +255,7 @@ int step_trylock(const struct step_site *site, robust_mutex *m)
 {
     uint64_t old;
 
-    begin(site, m, true);
+    step_begin(site, m, true);
     old = get(m, 4);
     return note_mutex(site, m, old, step_self() != 0 ? sched_trylock(m) : real_trylock(m));
 }
@@ -263,7 +264,7 @@ int step_lock_for(const struct step_site *site, robust_mutex *m, uint64_t durati
 {
     uint64_t old;
 
-    begin(site, m, true); /* under a scheduler it comes back when the mutex can be had */
+    step_begin(site, m, true); /* under a scheduler it comes back when the mutex can be had */
     old = get(m, 4);
     return note_mutex(site, m, old, step_self() != 0 ? sched_lock_for(m) : real_lock_for(m, duration_ns));
 }
@@ -272,7 +273,7 @@ int step_unlock(const struct step_site *site, robust_mutex *m)
 {
     uint64_t old;
 
-    begin(site, m, true);
+    step_begin(site, m, true);
     old = get(m, 4);
     return note_mutex(site, m, old, step_self() != 0 ? sched_unlock(m) : real_unlock(m));
 }
@@ -281,7 +282,7 @@ int step_consistent(const struct step_site *site, robust_mutex *m)
 {
     uint64_t old;
 
-    begin(site, m, true);
+    step_begin(site, m, true);
     old = get(m, 4);
     return note_mutex(site, m, old, step_self() != 0 ? sched_consistent(m) : real_consistent(m));
 }
@@ -310,13 +311,25 @@ static int name_slot(char *out, uint32_t size, const char *prefix, const char *s
                     field_at(structure, offset % slot_size));
 }
 
+/* A word that is in no segment: the counter behind an object's descriptor, or nothing that we know. */
+static int name_outside(const struct ss_namespace *ns, uint64_t address, char *out, uint32_t size)
+{
+    uint32_t end = segment_control(ns)->objects_fresh.word_;
+
+    for (uint32_t i = 0; ns->descriptors != NULL && i < end; i++) {
+        if (address == (uint64_t)(uintptr_t)eventfd_counter(descriptor_of(ns, segment_object(ns, i))))
+            return snprintf(out, size, "object %u eventfd", i);
+    }
+    return snprintf(out, size, "private");
+}
+
 int step_name(const struct ss_namespace *ns, uint64_t address, char *out, uint32_t size)
 {
     const struct geometry *g = &ns->geometry;
     uint64_t offset = address - (uint64_t)(uintptr_t)ns->base;
 
     if (address < (uint64_t)(uintptr_t)ns->base || offset >= g->size)
-        return snprintf(out, size, "private");
+        return name_outside(ns, address, out, size);
     if (offset < sizeof(struct header))
         return snprintf(out, size, "header %s", field_at("header", offset));
     if (offset < g->processes_at)

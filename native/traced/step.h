@@ -23,6 +23,9 @@ enum step_op {
     STEP_LOCK,
     STEP_UNLOCK,
     STEP_CONSISTENT,
+    STEP_READ,
+    STEP_WRITE,
+    STEP_POLL,
 };
 
 /* Where in the source a step is. */

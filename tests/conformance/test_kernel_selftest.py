@@ -138,7 +138,7 @@ def test_mutex_of_a_dead_owner_is_abandoned_until_somebody_takes_it(
 
 
 #: Where an engine keeps the recursion count, from the beginning of an object's slot.
-RECURSION_AT = {"fsync": 4, "handoff": 0}
+RECURSION_AT = {"fsync": 4, "handoff": 0, "esync": 4}
 
 
 @needs(Semantics.RECURSION_LIMIT, shows=True)
@@ -242,6 +242,7 @@ def test_wait_takes_at_least_one_and_at_most_64_handles(ns: Namespace, wait: obj
 # ---- test_wait_all ----
 
 
+@needs(Semantics.OWN_MUTEX_IN_WAIT_ALL)
 def test_wait_all_takes_all_or_leaves_everything(ns: Namespace, start: StartActors) -> None:
     sem, mutex = ns.semaphore("sem", 2, maximum=3), ns.mutex("mutex")
     one, two = start("123", "456")
@@ -424,7 +425,7 @@ def two_semaphores(ns: Namespace) -> tuple[Semaphore, Semaphore]:
     return ns.semaphore("s0", 0, maximum=2), ns.semaphore("s1", 1, maximum=2)
 
 
-@needs(Semantics.ALERT_LAST, shows=True)
+@needs(Semantics.ALERT_LAST, shows=("fsync",))
 def test_wait_any_prefers_its_objects_to_its_alert(ns: Namespace) -> None:
     sems, alert = two_semaphores(ns), ns.event(manual_reset=True, signaled=True)
     result = wait_any(sems, 0, alert=alert)
@@ -432,6 +433,7 @@ def test_wait_any_prefers_its_objects_to_its_alert(ns: Namespace) -> None:
     assert (result.index, result.handle, result.alerted) == (1, sems[1], False)
 
 
+@needs(Semantics.ALERT_LAST, shows=("esync",))
 def test_wait_all_prefers_its_objects_to_its_alert(ns: Namespace) -> None:
     sems, alert = two_semaphores(ns), ns.event(signaled=True)
     sems[0].release()

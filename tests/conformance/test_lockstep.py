@@ -182,6 +182,9 @@ class Lockstep(RuleBasedStateMachine):
     @rule(thread=callers, thing=events, call=st.sampled_from(["set", "reset", "pulse"]))
     def change(self, thread: int, thing: Thing, call: str) -> None:
         """Event.set, clear, pulse."""
+        is_set = self.model.objects[thing.number].count > 0
+        if call == "pulse" and is_set and self.lacks(Semantics.PULSE_RESETS):
+            return
         ours = getattr(thing.handle, "clear" if call == "reset" else call)
         self.both(thread, ours, lambda: getattr(self.model, call)(thing.number))
 
@@ -237,10 +240,17 @@ class Lockstep(RuleBasedStateMachine):
         several = everything and len(objects) > 1
         if several and self.lacks(Semantics.ABANDONED_IN_WAIT_ALL):
             return any(it.abandoned for it in objects)
-        if not several and alert and self.lacks(Semantics.ALERT_LAST):
-            signaled = any(it.signaled_for(thread) for it in objects)
-            return signaled and self.model.objects[alert.number].count > 0
-        return False
+        if several and self.lacks(Semantics.OWN_MUTEX_IN_WAIT_ALL):
+            mine = [it for it in objects if it.kind == "mutex" and it.owner == thread]
+            return bool(mine) or self.prefers_alert(thread, objects, alert)
+        return not several and self.prefers_alert(thread, objects, alert)
+
+    def prefers_alert(self, thread: int, objects: list[Object], alert: Thing | None) -> bool:
+        """Are an object and the alert signaled, and is the alert looked at first?"""
+        if alert is None or not self.lacks(Semantics.ALERT_LAST):
+            return False
+        signaled = any(it.signaled_for(thread) for it in objects)
+        return signaled and self.model.objects[alert.number].count > 0
 
     @rule(thread=callers, signal=things, waited=things)
     def signal_and_wait(self, thread: int, signal: Thing, waited: Thing) -> None:

@@ -230,6 +230,7 @@ def test_wait_any_may_name_an_object_twice(ns: Namespace) -> None:
     assert mutex.state().count == 1
 
 
+@needs(Semantics.OWN_MUTEX_IN_WAIT_ALL)
 def test_wait_all_of_a_mutex_that_is_mine_takes_it_once_more(ns: Namespace) -> None:
     mutex, semaphore = ns.mutex(owned=True), ns.semaphore(None, 1)
     assert index(wait_all([mutex, semaphore], 0)) == 0

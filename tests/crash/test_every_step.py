@@ -91,6 +91,10 @@ def run(operation: str, *options: str) -> dict[str, Any]:
     return report
 
 
+WORDS_ONLY = pytest.mark.in_segment("descriptors of the traced build are its own process's")
+
+
+@WORDS_ONLY
 @pytest.mark.seconds(300)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_kill_before_any_step_leaves_the_tables_right(engine: Engine, operation: str) -> None:
@@ -100,6 +104,7 @@ def test_a_kill_before_any_step_leaves_the_tables_right(engine: Engine, operatio
     assert report["kills"] > 10
 
 
+@WORDS_ONLY
 @pytest.mark.seconds(600)
 @pytest.mark.parametrize("operation", ["create", "close"])
 def test_a_recoverer_may_be_killed_before_any_step_too(engine: Engine, operation: str) -> None:

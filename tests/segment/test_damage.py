@@ -191,6 +191,7 @@ def field_at(structure: str, offset: int) -> str:
     return f"padding {offset}"
 
 
+@pytest.mark.in_segment("some hundred segments, each with a broker to start")
 @pytest.mark.seconds(240)
 @pytest.mark.parametrize("live", [False, True], ids=["found damaged", "damaged in use"])
 def test_no_changed_word_crashes_or_hangs_its_users(engine: Engine, live: bool) -> None:

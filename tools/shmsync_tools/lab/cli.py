@@ -210,7 +210,7 @@ def _engines(arguments: argparse.Namespace) -> list[str]:
     usable = matrix.usable_engines()
     if ALL in asked and usable:
         return usable
-    for name in engines() if ALL in asked else asked:
+    for name in matrix.lab_engines() if ALL in asked else asked:
         if reason := by_name(name).check():
             raise RefusedError(Exit.UNAVAILABLE, f"{name} does not work here: {reason}")
     return list(dict.fromkeys(asked))

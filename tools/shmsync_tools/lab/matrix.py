@@ -55,9 +55,15 @@ def scenario_of(number: int, engine: str) -> Scenario:
     return found
 
 
+def lab_engines() -> list[str]:
+    """The engines that the lab has scenarios for."""
+    staged = {engine for _, engine in all_scenarios()}
+    return [name for name in engines() if name in staged]
+
+
 def usable_engines() -> list[str]:
-    """The engines that work on this machine."""
-    return [name for name, engine in engines().items() if engine.check() is None]
+    """Those that work on this machine."""
+    return [name for name in lab_engines() if engines()[name].check() is None]
 
 
 def fill(

@@ -1,0 +1,1 @@
+"""The process that hands out the descriptors of engines whose objects are descriptors."""
