@@ -71,6 +71,9 @@
 #define LOOK_INTERVAL_NS (1000 * NS_PER_MS)
 /* For how long the gate has to be out of reach before a wait whose time is up, but that was never queued, says so. */
 #define PATIENCE_NS (1000 * NS_PER_MS)
+/* Looks before a sleep (SPINS_MAX at most). */
+#define SPINS_MIN 10
+#define SPINS_NEVER UINT32_MAX
 /* Waiters that one slow path wakes after the unlock; any more it wakes under the gate, which costs time only. */
 #define WAKES_MAX 256
 
@@ -1095,6 +1098,36 @@ static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
     return -EAGAIN;
 }
 
+/* Looks at the object for a moment, in case it is signaled at once: on another CPU, by somebody who is awake. As
+ * long as nobody is queued there, since who comes later must not be first. What pays off is done longer the next time,
+ * what does not half as long, down to a few looks. 0: it was taken; -EAGAIN. */
+static int spin(struct wait *wait)
+{
+    uint32_t *spins = &wait->self->spins;
+    int rc = -EAGAIN;
+
+    for (uint32_t i = 0; i < *spins && rc == -EAGAIN; i++) {
+        cpu_relax();
+        if (load64_relaxed(&wait->objects[0]->word) & FLAGS)
+            return rc;
+        rc = try_first(wait);
+    }
+    if (rc == 0)
+        *spins = *spins * 2 > SPINS_MAX ? SPINS_MAX : *spins * 2;
+    else if (*spins > SPINS_MIN)
+        *spins /= 2;
+    return rc;
+}
+
+static bool may_spin(struct wait *wait)
+{
+    uint32_t *spins = &wait->self->spins;
+
+    if (*spins == 0)
+        *spins = SPINS_MAX > 0 && cpus_allowed() > 1 ? SPINS_MIN : SPINS_NEVER;
+    return *spins != SPINS_NEVER && wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL;
+}
+
 static int wait_slow(struct wait *wait)
 {
     struct slow slow;
@@ -1115,6 +1148,8 @@ static int handoff_wait_any(struct wait *wait)
 {
     int rc = try_first(wait);
 
+    if (rc == -EAGAIN && may_spin(wait))
+        rc = spin(wait);
     return rc == -EAGAIN ? wait_slow(wait) : rc;
 }
 

@@ -217,7 +217,7 @@ int owner_deregister(struct ss_namespace *ns)
 /* ---- reaping threads ----
  *
  * In three transactions, or more: the thread leaves all queues and its slot is marked dead; each mutex that it owns is
- * abandoned; the slot is freed. A reaper that dies in between leaves a slot marked dead, and whoever recovers buries it.
+ * abandoned; the slot is freed. A reaper that dies in between leaves a slot marked dead; whoever recovers buries it.
  */
 
 /* `rc` is what trylock said of the slot's liveness mutex; it is locked unless that was ENOTRECOVERABLE. */

@@ -26,6 +26,7 @@ struct registration {
     struct ss_namespace *ns;
     uint32_t slot;
     uint32_t id;
+    uint32_t spins; /* looks before a sleep, as they have paid so far; 0: not known yet (engine_handoff.c) */
 };
 
 /* The calling thread's registration, made if need be. 0; -EINTR; -EUSERS: no free slot; -EBADMSG. */

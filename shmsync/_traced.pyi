@@ -13,6 +13,7 @@ class _TracedLib(_Lib):
     SCHED_TIMEOUT: Final[int]
     SCHED_KILL: Final[int]
     SCHED_RELOOK: Final[int]
+    SCHED_SLICE: Final[int]
     SCHED_READY: Final[int]
     SCHED_SLEEPING: Final[int]
     SCHED_BLOCKED: Final[int]

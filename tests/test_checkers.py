@@ -179,6 +179,10 @@ DAMAGES: dict[str, tuple[Callable[[], Change], str]] = {
         lambda: Place.thread(7, "result").put(0x101),
         "thread slot 7 is not used, but has a wait or a result",
     ),
+    "a result that was not published": (
+        lambda: Place.thread(ANY, "result").put(Image(scene()).thread(ANY, "word") | 1),
+        f"thread slot {ANY} has a result that was not published",
+    ),
     "a wait in a free slot": (
         lambda: Place.thread(7, "wait_kind").put(1),
         "thread slot 7 is not used, but has a wait or a result",

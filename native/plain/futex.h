@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -83,6 +84,28 @@ static inline int futex_waitv_probe(void)
     if (syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) < 0 && errno != EINVAL)
         return -errno;
     return 0;
+}
+
+/* How often a waiter looks at a word before it sleeps, at most: a few microseconds, as long as sleeping and being
+ * woken take. */
+enum { SPINS_MAX = 200 };
+
+/* Between two looks. */
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield" ::: "memory");
+#endif
+}
+
+/* On one CPU, whom a spinning thread waits for does not run. */
+static inline uint32_t cpus_allowed(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 2; /* more than the set can hold */
 }
 
 /* Gives the CPU away for as short a time as can be asked for. */

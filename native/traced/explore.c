@@ -10,7 +10,9 @@
  * thread takes its step instead of dying before it), so they are noted wherever they were possible and conflict
  * with what was done instead: a killed thread conflicts with all its own steps, which makes it die before each.
  *
- * A third kind, a bounded sleep that ends without anything having happened, is only offered when the program is
+ * A third kind from outside is a thread that gives up waiting for a lock that is held, at most `slices` times.
+ *
+ * A fourth, a bounded sleep that ends without anything having happened, is only offered when the program is
  * quiet: nothing is left but kills and such re-looks. It conflicts with everything, so it parts a schedule in two.
  * After each death every thread may look again `relooks` times; before the first it may not, so that a lost wake-up
  * shows as a sleeper at the end and does not heal. A quiet program also counts as over, but where somebody would look
@@ -27,10 +29,10 @@
 #include "scheduler.h"
 
 #define DEPTH_MAX 4096
-#define KINDS 4
+#define KINDS 5
 #define OUTCOMES_MAX 65536
 /* A transition's place in a set: bit `kind * threads + thread`. */
-typedef uint32_t set;
+typedef uint64_t set;
 #define NOTHING 0xffffffffu /* chosen in a frame in which nothing was done yet */
 
 /* What a transition touches. */
@@ -52,6 +54,7 @@ struct frame {
     uint32_t chosen;
     uint32_t kills_left;
     uint32_t preemptions_left;
+    uint32_t slices_left;
     uint32_t relooks_left[STEP_THREADS_MAX];
     struct touch touch[KINDS * STEP_THREADS_MAX]; /* of the enabled, and of blocked threads' steps */
     set known;   /* which of `touch` are filled in */
@@ -94,17 +97,17 @@ static uint32_t kind_of(uint32_t transition)
 
 static set bit(uint32_t transition)
 {
-    return transition == NOTHING ? 0 : 1u << transition;
+    return transition == NOTHING ? 0 : 1ull << transition;
 }
 
 static uint32_t lowest(set transitions)
 {
-    return (uint32_t)__builtin_ctz(transitions);
+    return (uint32_t)__builtin_ctzll(transitions);
 }
 
 static set of_kind(set transitions, uint32_t kind)
 {
-    return transitions & ((1u << threads) - 1) << kind * threads;
+    return transitions & ((1ull << threads) - 1) << kind * threads;
 }
 
 static set steps_of(set transitions)
@@ -160,6 +163,8 @@ static bool is_allowed(const struct frame *frame, uint32_t thread, uint32_t kind
 {
     if (kind == SCHED_KILL)
         return frame->kills_left > 0 && (config->killable & bit(thread));
+    if (kind == SCHED_SLICE)
+        return frame->slices_left > 0;
     return kind != SCHED_RELOOK || frame->relooks_left[thread] > 0;
 }
 
@@ -196,6 +201,7 @@ static void look(uint32_t depth)
     make_room_in_pool(frame->pool_end);
     look_for(frame, SCHED_STEP);
     look_for(frame, SCHED_TIMEOUT);
+    look_for(frame, SCHED_SLICE);
     look_for(frame, SCHED_KILL);
     if (is_quiet(frame))
         look_for(frame, SCHED_RELOOK);
@@ -319,7 +325,8 @@ static bool before_thread(uint32_t i, uint32_t thread)
  * before it. */
 static set leads_to(uint32_t i, uint32_t depth, uint32_t thread)
 {
-    set own = frames[i].enabled & (bit(thread) | bit(SCHED_TIMEOUT * threads + thread));
+    set own = frames[i].enabled &
+              (bit(thread) | bit(SCHED_TIMEOUT * threads + thread) | bit(SCHED_SLICE * threads + thread));
 
     if (own != 0)
         return own & -own;
@@ -399,7 +406,7 @@ static uint64_t next_random(void)
 
 static uint32_t choose_random(set candidates)
 {
-    uint32_t skip = (uint32_t)(next_random() % (uint32_t)__builtin_popcount(candidates));
+    uint32_t skip = (uint32_t)(next_random() % (uint32_t)__builtin_popcountll(candidates));
 
     while (skip-- > 0)
         candidates &= candidates - 1;
@@ -473,6 +480,7 @@ static void inherit(uint32_t depth)
     if (depth == 0) {
         frame->kills_left = config->kills;
         frame->preemptions_left = config->preemptions;
+        frame->slices_left = config->slices;
         frame->sleeping = 0;
         memset(frame->relooks_left, 0, sizeof frame->relooks_left);
         return;
@@ -481,6 +489,7 @@ static void inherit(uint32_t depth)
                 thread_of(previous->chosen) != thread_of(frames[depth - 2].chosen);
     frame->kills_left = previous->kills_left - (kind_of(previous->chosen) == SCHED_KILL);
     frame->preemptions_left = previous->preemptions_left - (preempted && previous->preemptions_left > 0);
+    frame->slices_left = previous->slices_left - (kind_of(previous->chosen) == SCHED_SLICE);
     inherit_relooks(frame, previous);
     frame->sleeping = 0;
     if (config->method != EXPLORE_REDUCED)

@@ -21,6 +21,18 @@ int step_wake(const struct step_site *site, shared32 *word, int count);
 void step_yield(const struct step_site *site);
 int futex_waitv_probe(void);
 
+/* No spinning: a look more or less changes nothing that a schedule could show. */
+enum { SPINS_MAX = 0 };
+
+static inline void cpu_relax(void)
+{
+}
+
+static inline uint32_t cpus_allowed(void)
+{
+    return 1;
+}
+
 #define futex_waitv(sleeps, count, deadline_ns) \
     step_sleep(STEP_SITE(STEP_SLEEP, #sleeps), (sleeps), (count), (deadline_ns))
 #define futex_wait(word_, expected_, deadline_ns) \

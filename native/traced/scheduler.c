@@ -46,6 +46,7 @@ struct thread {
     enum sched_state state;
     bool started;
     bool begun;          /* the current call has taken its first step */
+    bool sliced;         /* it has given up waiting for the lock that it stands before */
     bool slept;          /* and has been asleep */
     bool killed;
     jmp_buf context;
@@ -123,7 +124,9 @@ static int64_t call_wait(const struct sched_op *op, struct sched_result *result)
     wait.deadline_ns = op->deadline_ns;
     for (uint32_t i = 0; i < op->count && i < 8; i++)
         wait.handles[i] = op->handles[i];
-    rc = ss_wait(&wait);
+    do
+        rc = ss_wait(&wait);
+    while (rc == -EINTR); /* as Python does, once signal handlers have run */
     result->index = wait.index;
     result->abandoned = wait.abandoned;
     return rc;
@@ -199,7 +202,9 @@ static void run_program(struct thread *self)
             return;
         }
         self->begun = self->slept = self->late = false;
-        result->code = run_call(&self->ops[self->op], result);
+        do
+            result->code = run_call(&self->ops[self->op], result);
+        while (result->code == -EINTR);
         if (!self->begun)
             note_event(number, EVENT_BEGINS); /* it took no step at all */
         result->finished = 1;
@@ -354,6 +359,18 @@ static bool is_held(robust_mutex *m)
     return (*lock_word(m) & ROBUST_TID_MASK) != 0;
 }
 
+/* A lock that is waited for: it can be had by now, or the wait for it was given up. */
+int sched_lock_for(robust_mutex *m)
+{
+    struct thread *self = &threads[running - 1];
+
+    if (self->sliced) {
+        self->sliced = false;
+        return -ETIMEDOUT;
+    }
+    return sched_trylock(m);
+}
+
 int sched_trylock(robust_mutex *m)
 {
     struct thread *self = &threads[running - 1];
@@ -444,6 +461,8 @@ int sched_can(uint32_t number, uint32_t kind)
                call_deadline(thread) != SS_FOREVER && call_deadline(thread) != 0;
     if (kind == SCHED_RELOOK)
         return thread->state == SCHED_SLEEPING && thread->deadline_ns < call_deadline(thread);
+    if (kind == SCHED_SLICE)
+        return stands_before_a_held_lock(thread);
     return kind == SCHED_KILL && thread->state < SCHED_ENDED;
 }
 
@@ -467,6 +486,7 @@ int sched_grant(uint32_t number, uint32_t kind)
             thread->state = SCHED_READY;
             thread->woken = -ETIMEDOUT;
             thread->late = thread->late || kind == SCHED_TIMEOUT;
+            thread->sliced = kind == SCHED_SLICE;
             running = number + 1;
             step_note(NULL, kind, NULL, 0, 0, 0);
         }
@@ -562,8 +582,8 @@ uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHE
     } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && thread->site->op == STEP_SLEEP)) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
-    } else if (kind == SCHED_STEP && thread->address != NULL) {
-        out[count++] = (struct touched){thread->address, thread->writes};
+    } else if ((kind == SCHED_STEP || kind == SCHED_SLICE) && thread->address != NULL) {
+        out[count++] = (struct touched){thread->address, thread->writes && kind == SCHED_STEP};
     }
     return count;
 }
@@ -637,7 +657,7 @@ static void register_threads(void)
 }
 
 /* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
- * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
+ * death in it, and buries the dead. Whom that wakes does not go on: who has to be woken by chance sleeps too long. */
 int sched_visit(void)
 {
     struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */
@@ -669,7 +689,7 @@ void sched_restart(void)
         struct thread *thread = &threads[i];
 
         thread->state = SCHED_READY;
-        thread->started = thread->begun = thread->late = false;
+        thread->started = thread->begun = thread->late = thread->sliced = false;
         thread->site = NULL;
         thread->held_count = thread->op = 0;
         memset(thread->results, 0, sizeof thread->results);

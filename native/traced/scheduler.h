@@ -20,6 +20,7 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
                 uint64_t deadline_ns);
 int sched_wake(const void *word, int count);
 int sched_trylock(robust_mutex *m);
+int sched_lock_for(robust_mutex *m);
 int sched_unlock(robust_mutex *m);
 int sched_consistent(robust_mutex *m);
 uint32_t sched_tid(uint32_t thread);

@@ -265,7 +265,7 @@ int step_lock_for(const struct step_site *site, robust_mutex *m, uint64_t durati
 
     begin(site, m, true); /* under a scheduler it comes back when the mutex can be had */
     old = get(m, 4);
-    return note_mutex(site, m, old, step_self() != 0 ? sched_trylock(m) : real_lock_for(m, duration_ns));
+    return note_mutex(site, m, old, step_self() != 0 ? sched_lock_for(m) : real_lock_for(m, duration_ns));
 }
 
 int step_unlock(const struct step_site *site, robust_mutex *m)

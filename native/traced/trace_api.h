@@ -33,7 +33,8 @@ enum sched_kind {
     SCHED_STEP = 0,
     SCHED_TIMEOUT = 1,       /* the deadline of the thread's call comes while it sleeps */
     SCHED_KILL = 2,
-    SCHED_RELOOK = 3         /* a sleep that is shorter than the call may last ends, and nothing has happened */
+    SCHED_RELOOK = 3,        /* a sleep that is shorter than the call may last ends, and nothing has happened */
+    SCHED_SLICE = 4          /* a lock that is held could not be had for as long as the thread would wait for it */
 };
 
 enum sched_call {
@@ -131,6 +132,7 @@ struct explore_config {
     uint64_t schedules_max;  /* stop after so many */
     uint64_t seed;           /* EXPLORE_RANDOM */
     uint32_t steps_max;      /* a schedule of more steps counts as endless */
+    uint32_t slices;         /* how often in one schedule a thread may give up waiting for a lock */
     uint32_t relooks;        /* how often a thread may look again after each death; before the first it may not */
 };
 

@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "schedule",
         help="numbers of threads in order; 1t: its deadline comes, 1r: it looks again,"
-        " 1k: it is killed",
+        " 1k: it is killed, 1s: it gives up waiting for a lock",
     )
     parser.add_argument("--engine", default="fsync")
     return parser

@@ -35,15 +35,17 @@ ALL = {**RELAXED, **EXACT, **FAULTY, "owner_dies": PROGRAMS["owner_dies"]}
 TWICE = ("set_against_timeout", "pulse_against_waiter", "timeout_against_hand_over")
 
 
-def explored(engine: str, name: str, schedules_max: int, kills: int = 0) -> None:
+def explored(
+    engine: str, name: str, schedules_max: int, *, kills: int = 0, slices: int = 0
+) -> None:
     """Explores a program as far as it goes; fails the test if there is an ending that the model
     cannot explain, or that leaves the segment wrong."""
     with Stage(engine) as stage:
         PROGRAMS[name](stage)
         stage.start()
-        searches = explore_far(stage, schedules_max=schedules_max, kills=kills)
+        searches = explore_far(stage, schedules_max=schedules_max, kills=kills, slices=slices)
         for found in searches:
-            print(f"{engine} {name}, {kills} kills: {found}")
+            print(f"{engine} {name}, {kills} kills, {slices} slices: {found}")
             wrong = failures(stage, found)
             assert not wrong, report(name, stage, *wrong[0])
         assert searches[0].exhausted or searches[0].schedules == schedules_max
@@ -67,6 +69,15 @@ def test_an_exact_engine_is_right_where_others_fail(name: str, program: str) -> 
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_a_kill_at_any_step_is_survived(name: str, program: str) -> None:
     explored(name, program, 10_000_000 if LARGE else 20_000, kills=1)
+
+
+@pytest.mark.seconds(7200 if LARGE else 200)
+@pytest.mark.parametrize("kills", [0, 1])
+@pytest.mark.parametrize("program", ALL)
+@pytest.mark.parametrize("name", EXACT_ENGINES)
+def test_a_gate_that_cannot_be_had_is_survived(name: str, program: str, kills: int) -> None:
+    """Its holder is slow, or stopped: others come back from it with empty hands, twice."""
+    explored(name, program, 10_000_000 if LARGE else 5_000, kills=kills, slices=2)
 
 
 @pytest.mark.seconds(7200 if LARGE else 200)

@@ -17,16 +17,19 @@ ENGINE = "engine_handoff.c"
 @dataclass(frozen=True)
 class Fault:
     """A change that breaks the protocol, and the program whose exploration shows it, with so many
-    kills."""
+    kills, and so many times that somebody cannot get the gate."""
 
     program: str
     kills: int
     change: Mend
+    slices: int = 0
 
 
-def fault(program: str, kills: int, old: str, new: str, *, file: str = ENGINE) -> Fault:
+def fault(
+    program: str, kills: int, old: str, new: str, *, file: str = ENGINE, slices: int = 0
+) -> Fault:
     """A fault of one change."""
-    return Fault(program, kills, Mend("planted", ((old, new),), file))
+    return Fault(program, kills, Mend("planted", ((old, new),), file), slices)
 
 
 PLANTED = {
@@ -168,6 +171,20 @@ PLANTED = {
     give_captured_free(&slow);
 """,
     ),
+    "a token for one who has gone away that is not put back": fault(
+        "set_against_timeout",
+        0,
+        "        take_back(slow->ns, slot, result);\n",
+        "        (void)take_back;\n",
+        slices=2,
+    ),
+    "one who has gone away and stays in his queue": fault(
+        "set_against_timeout",
+        0,
+        "        rc = remove_gone(wait->ns, wait->self->slot);\n",
+        "        rc = 0;\n",
+        slices=2,
+    ),
     "a recovery that forgets the first entry of the log": fault(
         "all_against_any_of_a_shared_object",
         1,
@@ -184,7 +201,12 @@ def test_a_fault_in_the_protocol_is_found(workshop: Workshop, name: str) -> None
     planted = PLANTED[name]
     module = workshop.build(name.replace(" ", "-"), planted.change)
     found = planted_explored(
-        module, "handoff", planted.program, kills=planted.kills, schedules_max=30_000
+        module,
+        "handoff",
+        planted.program,
+        kills=planted.kills,
+        slices=planted.slices,
+        schedules_max=30_000,
     )
     assert found["failures"], f"{name}: not found in {found['schedules']} schedules"
     print(f"{name}: {found['failures']} of {len(found['endings'])} endings wrong")

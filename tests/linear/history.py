@@ -5,7 +5,7 @@ A history is what several threads called, when each call began and returned, and
 It is explained by an order of instants: each call that does not wait has one, a wait has one at
 which it takes or queues, and if it queues and its time is up, one at which it gives up. An instant
 lies between the begin and the return of its call, and in that order the model has to give the same
-results and to end in the state that was read afterwards.
+results and to end in the state that was read afterwards. No wait gives up before its time is up.
 """
 
 from __future__ import annotations
@@ -149,10 +149,15 @@ class Explainer:
         pending = [(r.end, t, r) for t in range(len(at.done)) if (r := self._next(at, t))]
         horizon = min((end for end, _, _ in pending), default=0)
         for _, thread, record in sorted(pending, key=lambda each: each[:2]):
-            if record.begin <= horizon:
+            if self._earliest(at, thread, record) <= horizon:
                 after = at.copy()
                 if self._instant(after, thread, record) and self._told(after):
                     yield after
+
+    def _earliest(self, at: _At, thread: int, record: Record) -> int:
+        """A wait gives up when its time is up, and not before."""
+        patience = int(record.call.timeout * 1e9) if at.stage[thread] == QUEUED else 0
+        return record.begin + patience
 
     def _instant(self, at: _At, thread: int, record: Record) -> bool:
         """Does the thread's next instant agree with what the call returned?"""

@@ -8,7 +8,7 @@ from ..model import Model
 from .history import Call, History, explains, history, thread, took
 
 SET, RESET, PULSE = Call("set", (0,)), Call("reset", (0,)), Call("pulse", (0,))
-POLL, WAIT = Call("wait", (0,)), Call("wait", (0,), timeout=1)
+POLL, WAIT = Call("wait", (0,)), Call("wait", (0,), timeout=3e-9)  # 3 ns
 ON, OFF = (1, None, False), (0, None, False)
 
 
@@ -97,6 +97,12 @@ UNEXPLAINED: dict[str, History] = {
     "a pulse that leaves it set": history(event(), [ON], thread((PULSE, 0, 4, False))),
     "a wait that took, and the token is still there": history(
         tokens(0), [ON], thread((WAIT, 0, 9, took(0))), thread((Call("release", (0,)), 3, 4, 0))
+    ),
+    "a token beside a waiter whose time is not up": history(
+        tokens(0),
+        [ON],
+        thread((Call("wait", (0,), timeout=15e-9), 0, 20, None)),
+        thread((Call("release", (0,)), 5, 6, 0)),
     ),
     "a wrong state before": history(event(), [ON], thread((SET, 0, 1, True))),
     "a wait-all of what was never set together": history(

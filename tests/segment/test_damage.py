@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -21,6 +22,7 @@ from shmsync.engine import Engine
 
 from ..conftest import unique_name
 from ..support.checkers import FIELDS, SIZES, Image, path_of
+from ..support.peek import until_waiting
 from .helpers import Child
 
 SEED = int(os.environ.get("SHMSYNC_SEED", "1"))
@@ -30,7 +32,8 @@ KIND = 16
 
 
 def build(name: str, engine: str) -> None:
-    """A persistent segment with everything in it, left by a killed process that owned a mutex."""
+    """A persistent segment with everything in it, left by a killed process that owned a mutex and
+    of which two threads were waiting."""
 
     def fill(link: Connection) -> None:
         namespace = Namespace(name, engine=engine, persistent=True, capacity=16, threads=4)
@@ -41,13 +44,18 @@ def build(name: str, engine: str) -> None:
             namespace.event("manual", manual_reset=True, signaled=True),
             namespace.event("auto", signaled=True),
             namespace.event(),
+            first := namespace.event("first"),
+            second := namespace.event("second"),
         ]
+        for wait in (wait_any, wait_all):
+            threading.Thread(target=wait, args=([first, second],), daemon=True).start()
+        until_waiting(first, 2)
         namespace.event("gone").close()
         link.send(len(kept))
         link.recv()
 
     with Child(fill) as child:
-        assert child.hear() == 6
+        assert child.hear() == 8
         child.kill()
 
 
@@ -70,9 +78,10 @@ def targets(image: Image, random_: random.Random) -> list[int]:
     log = SIZES["header"] + FIELDS["control", "undo"][0]
     used = set(range(0, log + 64, 4)) | set(range(geometry.processes_at, geometry.names_at, 4))
     waits = {
-        geometry.threads_at + slot * SIZES["thread_slot"] + 88 + 4 * number
+        geometry.threads_at + slot * SIZES["thread_slot"] + FIELDS["thread_slot", field][0] + at
         for slot in range(geometry.threads)
-        for number in range(1, 64)
+        for field in ("waits", "next", "previous")
+        for at in range(8, FIELDS["thread_slot", field][1], 4)  # nobody waits for more than two
     }
     names = random_.sample(range(geometry.names_at, geometry.size, 4), 20)
     return sorted((used - waits - mutexes(image)) | set(names))
@@ -111,6 +120,10 @@ def use(name: str, outcomes: Counter[str]) -> Iterator[Callable[[], object]]:
     yield tokens.state
     yield lambda: wait_any([lock, tokens, auto, manual], 0.001)
     yield lambda: wait_all([tokens, auto, manual], 0.001)
+    first, second = namespace.event("first"), namespace.event("second")
+    yield lambda: wait_any([first, second], 0.001)
+    yield first.set
+    yield second.pulse
     yield auto.pulse
     yield manual.clear
     yield auto.set
@@ -119,7 +132,7 @@ def use(name: str, outcomes: Counter[str]) -> Iterator[Callable[[], object]]:
     yield lambda: namespace.semaphore(None, 1, maximum=2).release()
     yield namespace.objects
     yield lambda: os.waitpid(os.fork() or os._exit(0), 0)
-    for handle in (lock, tokens, auto, manual):
+    for handle in (lock, tokens, auto, manual, first, second):
         yield handle.close
     yield namespace.close
     yield lambda: Namespace(name).close()

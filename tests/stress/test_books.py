@@ -44,6 +44,11 @@ def test_the_dead_lose_what_they_had_and_perhaps_what_they_were_about_to_have() 
     assert losses.sure[:4] == [0, 0, 1, 0]
     assert losses.perhaps[:4] == [0, 1, 0, 1]
     assert list(lane.tokens) == [Has.NOTHING] * TOKENS
+    for number, has in enumerate(Has):
+        lane.tokens[number] = has
+    losses.add(lane.tokens, sure=True)
+    assert losses.sure[:4] == [0, 0, 2, 0]
+    assert losses.perhaps[:4] == [0, 1, 0, 1]
 
 
 def a_storm(name: str, board: Board, keeper: Child, file: int) -> Storm:

@@ -1,10 +1,13 @@
 """The storm: processes that use 50 objects in every way, and are killed and stopped at any time.
 
-Every second all who live give back what they have and stand still. Then a new process attaches,
-which collects the dead, and has to find: every invariant of the segment's bytes; nothing of the
-dead; as many tokens as can be there by what the dead have written down before they died; news of
-each owner who died, for one next owner; and every object usable. SHMSYNC_STORM_SECONDS says for how
-long it blows; SHMSYNC_LARGE=1 means ten minutes.
+Many of the kills come while all others stand still, and many of those hit somebody in the gate:
+when another has recovered from that, the words and queues have to be right, with whoever waits in
+them. And every second all who live give back what they have and stand still. Then a new process
+attaches, which collects the dead, and has to find: every invariant of the segment's bytes; nothing
+of the dead; as many tokens as can be there by what the dead have written down before they died;
+news of each owner who died, for one next owner; and every object usable.
+
+SHMSYNC_STORM_SECONDS says for how long it blows; SHMSYNC_LARGE=1 means ten minutes.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from ..support.checkers import (
     path_of,
     problems,
     read,
+    waits_of,
 )
 from ..support.peek import thread_state
 from ..support.watchdog import PATIENCE, eventually, seen
@@ -49,14 +53,27 @@ SECONDS = float(os.environ.get("SHMSYNC_STORM_SECONDS", DEFAULT_SECONDS))
 SHAPES = (1, 1, 1, 2, 2, 3, 3, 4)
 ROUND_SECONDS = 1.0
 #: On average between two kills, and how many of them are stops that end some time instead.
-KILL_SECONDS, STOPS = 0.015, 0.05
+KILL_SECONDS, STOPS = 0.015, 0.08
 #: How many of the kills are to hit somebody in the gate, if one can be caught there.
 AIMED = 0.5
+#: How many are killed while all others stand still.
+LOOKS = 0.4
 #: The number of the process that looks, where a life is asked for.
 INSPECTOR = 1
 
 
 # ---- helpers that are processes too ----
+
+
+class Gate:
+    """The gate as one of the keeper's things."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+
+    def go_through(self) -> None:
+        """Takes it, which recovers if its last holder died in it, and leaves it."""
+        self.namespace.open(STOP).close()
 
 
 def keep(link: Connection, name: str, engine: str) -> None:
@@ -65,6 +82,7 @@ def keep(link: Connection, name: str, engine: str) -> None:
         kept: dict[str, Any] = {
             name: open_object(namespace, name) for name in (STOP, *TOKEN_NAMES, *GUARD_NAMES)
         }
+        kept["gate"] = Gate(namespace)
         link.send("ready")
         while (command := link.recv()) != "end":
             label, method, *arguments = command
@@ -125,11 +143,13 @@ class Losses:
         """Of so many objects."""
         return Losses([0] * many, [0] * many)
 
-    def add(self, states: Any) -> None:
-        """Adds what a dead lane had, and clears it."""
+    def add(self, states: Any, *, sure: bool = False) -> None:
+        """Adds what a dead lane had, and clears it. ``sure``: it had not taken what it was about
+        to take, and had given back what it was to give back."""
         for number, has in enumerate(states):
             self.sure[number] += has == Has.TAKEN
-            self.perhaps[number] += has in (Has.PERHAPS_TAKEN, Has.PERHAPS_GIVEN_BACK)
+            perhaps = has in (Has.PERHAPS_TAKEN, Has.PERHAPS_GIVEN_BACK)
+            self.perhaps[number] += perhaps and not sure
             states[number] = Has.NOTHING
 
 
@@ -149,7 +169,7 @@ class Running:
     def is_stopped(self) -> bool:
         """Does it stand still, in all its threads?"""
         states = [thread_state(self.pid, int(tid)) for tid in os.listdir(f"/proc/{self.pid}/task")]
-        return all(state in ("T", "") for state in states)
+        return all(state in ("T", "Z", "X", "") for state in states)
 
 
 @dataclass
@@ -184,28 +204,56 @@ class Storm:
             Process(self.name, self.board, lanes, SEED).run()
         self.processes.append(Running(pid, lanes))
 
-    def bury(self, process: Running) -> None:
-        """It is dead: writes down what its threads had, and who they were."""
-        os.waitpid(process.pid, 0)
+    def bury(self, process: Running, queued: set[int] | None = None) -> None:
+        """It is dead: writes down what its threads had, and who they were. Those that were
+        ``queued`` (their thread ids) had taken nothing of what they waited for."""
         for number in process.lanes:
             lane = self.board.lanes[number]
-            assert not lane.complaint, lane.complaint.decode()
             self.seen[lane.what.decode().split(" ")[0]] += 1
             self.seen["(steps)"] += lane.progress
             lane.progress = 0
             self.dead.add(lane.life)
-            self.tokens.add(lane.tokens)
-            self.guards.add(lane.guards)
+            waited = queued is not None and lane.tid in queued
+            self.seen["(killed in a queue)"] += waited
+            self.tokens.add(lane.tokens, sure=waited)
+            self.guards.add(lane.guards, sure=waited)
 
     def kill(self) -> None:
         """One of them, wherever it is; another takes its place."""
         process = self.in_the_gate() if self.random.random() < AIMED else None
         process = process or self.random.choice(self.processes)
+        if self.random.random() < LOOKS:
+            self.kill_among_frozen(process)
+        else:
+            self.end_one(process)
+            self.bury(process)
+        self.bear(process.lanes)
+
+    def wait_for(self, process: Running, expected: int) -> None:
+        """It ends, in that way and no other."""
+        how = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+        complaints = "\n".join(self.board.lanes[n].complaint.decode() for n in process.lanes)
+        assert how == expected, f"process {process.pid} ended by itself ({how})\n{complaints}"
+
+    def end_one(self, process: Running) -> None:
+        """Returns when it is gone."""
         self.processes.remove(process)
         os.kill(process.pid, signal.SIGKILL)
-        self.bury(process)
+        self.wait_for(process, -signal.SIGKILL)
         self.seen["(kills)"] += 1
-        self.bear(process.lanes)
+
+    def kill_among_frozen(self, process: Running) -> None:
+        """This one. Nothing happens between that and the recovery, if it was in the gate."""
+        process.stopped_until = 0
+        self.freeze()
+        in_the_way = self.holder() not in (None, process)
+        doing = [self.board.lanes[number].what.decode() for number in process.lanes]
+        self.end_one(process)
+        queued = None
+        if not in_the_way:
+            queued = self.look_at_the_frozen(f"after the death of who did {doing}")
+        self.thaw()
+        self.bury(process, queued)
 
     def in_the_gate(self) -> Running | None:
         """A process that was caught there, and is stopped now; None if none was soon."""
@@ -215,8 +263,8 @@ class Storm:
             os.kill(process.pid, signal.SIGSTOP)
             eventually(process.is_stopped, "a stop")
             if self.holder() is process:
-                self.seen["(killed in the gate)"] += 1
-                self.seen["(killed in a transaction)"] += self.control("undo_length") > 0
+                self.seen["(caught in the gate)"] += 1
+                self.seen["(caught in a transaction)"] += self.control("undo_length") > 0
                 return process
             os.kill(process.pid, signal.SIGCONT)
         return None
@@ -225,7 +273,7 @@ class Storm:
         """Who of us holds the gate at this moment?"""
         tid = self.control("gate") & TID_MASK
         for process in self.processes if tid else ():
-            if tid in [self.board.lanes[lane].tid for lane in process.lanes]:
+            if os.path.exists(f"/proc/{process.pid}/task/{tid}"):
                 return process
         return None
 
@@ -235,8 +283,9 @@ class Storm:
         return int.from_bytes(os.pread(self.file, 4, at), "little")
 
     def stop(self) -> None:
-        """One of them, for as long as a few slices of those who want the gate."""
-        process = self.random.choice(self.processes)
+        """One of them, in the gate if one can be caught there, for as long as a few slices of those
+        who want it."""
+        process = self.in_the_gate() or self.random.choice(self.processes)
         os.kill(process.pid, signal.SIGSTOP)
         process.stopped_until = time.monotonic() + self.random.uniform(0, 0.4)
         self.seen["(stops)"] += 1
@@ -263,6 +312,31 @@ class Storm:
                 self.kill()
         self.wake(end + 1)
 
+    def freeze(self) -> None:
+        """Stops all."""
+        for process in self.processes:
+            os.kill(process.pid, signal.SIGSTOP)
+        for process in self.processes:
+            eventually(process.is_stopped, "a stop")
+
+    def thaw(self) -> None:
+        """All go on, but for those who are stopped for longer."""
+        for process in self.processes:
+            if not process.stopped_until:
+                os.kill(process.pid, signal.SIGCONT)
+
+    def look_at_the_frozen(self, when: str) -> set[int]:
+        """What all have left must be right. Perhaps one has died in the gate; nobody lives there.
+        Gives the ids of the threads that are queued."""
+        self.ask_keeper("gate", "go_through")
+        image = read(self.name)
+        found = problems(image)
+        assert not found, "\n".join([when, *found])
+        waiting = waits_of(image)
+        self.seen["(looks at who waits)"] += 1
+        self.seen["(waiters seen)"] += len(waiting)
+        return {image.thread(slot, "tid") for slot in waiting}
+
     def ask_keeper(self, label: str, method: str, *arguments: int) -> None:
         """A call of the keeper's."""
         self.keeper.ask((label, method, *arguments))
@@ -277,10 +351,11 @@ class Storm:
         self.ask_keeper(STOP, "set")
         lanes = [self.board.lanes[number] for number in self.all_lanes()]
         phase = self.board.phase
-        if not seen(lambda: all(lane.parked == phase for lane in lanes) or self.complaints()):
+        if not seen(lambda: all(lane.parked == phase for lane in lanes) or self.ended()):
             pytest.fail(f"some are stuck\n{self.report()}")
-        if self.complaints():
-            pytest.fail(self.complaints())
+        for process in self.ended():
+            self.processes.remove(process)
+            self.wait_for(process, -signal.SIGKILL)
 
     def check(self) -> None:
         """What a new process finds agrees with the books, which begin anew."""
@@ -323,14 +398,14 @@ class Storm:
             if not seen(process.has_ended):
                 pytest.fail(f"process {process.pid} does not leave\n{self.report()}")
             self.processes.remove(process)
+            self.wait_for(process, 0)
             self.bury(process)
 
     # ---- reporting ----
 
-    def complaints(self) -> str:
-        """What the workers complain about."""
-        lanes = [self.board.lanes[number] for number in self.all_lanes()]
-        return "\n".join(lane.complaint.decode() for lane in lanes if lane.complaint)
+    def ended(self) -> list[Running]:
+        """Those that have ended by themselves, which they shall not."""
+        return [process for process in self.processes if process.has_ended()]
 
     def report(self) -> str:
         """What everybody is doing."""
@@ -345,7 +420,7 @@ class Storm:
         with inspect.Reader(self.name) as reader:
             snapshot = reader.snapshot()
         threads = "\n".join(map(repr, snapshot.threads))
-        return "\n".join([*lines, inspect.describe(snapshot), threads, self.complaints()])
+        return "\n".join([*lines, inspect.describe(snapshot), threads])
 
     def end(self) -> None:
         """Leaves no process, whatever has happened."""

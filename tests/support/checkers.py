@@ -328,7 +328,7 @@ def _used(image: Image) -> Iterator[int]:
             yield slot
 
 
-def _waits(image: Image) -> dict[int, Wait]:
+def waits_of(image: Image) -> dict[int, Wait]:
     """The waits of all threads that have one, by slot."""
     waits = {}
     for slot in _used(image):
@@ -364,7 +364,7 @@ def _threads_at_rest(image: Image) -> Iterator[str]:
             yield f"thread slot {slot} has a result that was not published"
         if kind > WAITS_FOR_ALL:
             yield f"thread slot {slot} waits in the manner {kind}"
-    for slot, wait in _waits(image).items():
+    for slot, wait in waits_of(image).items():
         members, bad = len(wait.objects) - wait.alert, [*wait.objects]
         bad = [i for i in bad if i >= image.geometry.capacity or not image.object(i, "kind")]
         if bad or wait.alert > 1 or not 1 <= members < ENTRIES:
@@ -392,7 +392,7 @@ def _walk(image: Image, index: int, which: str) -> tuple[list[tuple[int, int]], 
 
 def _queues(image: Image) -> Iterator[str]:
     """The queues hold the entries of the waits, each once, and nothing else."""
-    waits, found = _waits(image), Counter[tuple[int, int]]()
+    waits, found = waits_of(image), Counter[tuple[int, int]]()
     for index in range(image.geometry.capacity):
         for which in ("any", "all"):
             places, wrong = _walk(image, index, which)
@@ -436,7 +436,7 @@ def _words(image: Image) -> Iterator[str]:
 def _servable(image: Image) -> Iterator[str]:
     """Nobody waits for what he could have."""
     words = {index: Word(image, index) for index in _objects(image)}
-    for slot, wait in _waits(image).items():
+    for slot, wait in waits_of(image).items():
         ready = [index in words and words[index].signaled_for(wait.owner) for index in wait.objects]
         members, rest = ready[: wait.for_all], ready[wait.for_all :]
         if not wait.gone and (any(rest) or (members and all(members))):

@@ -35,7 +35,7 @@ Schedule = tuple[tuple[int, Grant], ...]
 #: The most schedules of an exhaustive search. Programs with more are searched up to a bound.
 EXHAUSTIVE_MAX = 10_000_000
 
-_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k", Grant.RELOOK: "r"}
+_SIGNS = {Grant.STEP: "", Grant.TIMEOUT: "t", Grant.KILL: "k", Grant.RELOOK: "r", Grant.SLICE: "s"}
 _GRANTS = {sign: grant for grant, sign in _SIGNS.items()}
 
 
@@ -47,7 +47,7 @@ def to_text(schedule: Schedule) -> str:
 def from_text(text: str) -> Schedule:
     """The schedule that a line means."""
     return tuple(
-        (int(word.rstrip("tkr")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
+        (int(word.rstrip("tkrs")), _GRANTS[word.lstrip("0123456789")]) for word in text.split()
     )
 
 
@@ -155,13 +155,15 @@ def explore(
     schedules_max: int = EXHAUSTIVE_MAX,
     steps_max: int = 3000,
     relooks: int = 2,
+    slices: int = 0,
 ) -> Exploration:
     """Runs the schedules of the program on a started stage.
 
     All of them, reduced; or with ``preemptions`` all with at most so many, unreduced; or with
     ``random`` so many random ones from ``seed``. ``kills`` of the ``killable`` threads may be
     killed, at any instant; after each kill, and once nobody can go on by himself, each thread's
-    bounded sleep may end ``relooks`` times. A schedule of more than ``steps_max`` steps is cut off
+    bounded sleep may end ``relooks`` times. A thread that waits for a lock may give up, and try
+    again, ``slices`` times. A schedule of more than ``steps_max`` steps is cut off
     and called endless."""
     method, name = lib.EXPLORE_REDUCED, "partial order reduction"
     if preemptions is not None:
@@ -177,6 +179,7 @@ def explore(
     config.seed = seed
     config.steps_max = steps_max
     config.relooks = relooks
+    config.slices = slices
     result = ffi.new("struct explore_result *")
     code = lib.explore(config, result)
     assert code == 0, f"the search failed: {errno.errorcode.get(-code, code)}"
@@ -190,18 +193,27 @@ def explore(
     )
 
 
-def explore_far(stage: Stage, *, schedules_max: int, kills: int = 0) -> list[Exploration]:
+def explore_far(
+    stage: Stage, *, schedules_max: int, kills: int = 0, slices: int = 0
+) -> list[Exploration]:
     """All schedules if there are at most so many; else all with few preemptions, as many of these
     as fit, and random ones beyond. What was done is in each result's text."""
-    found = [explore(stage, kills=kills, schedules_max=schedules_max)]
+    found = [explore(stage, kills=kills, slices=slices, schedules_max=schedules_max)]
     if found[0].exhausted:
         return found
     for preemptions in range(16):
-        bounded = explore(stage, kills=kills, preemptions=preemptions, schedules_max=schedules_max)
+        bounded = explore(
+            stage,
+            kills=kills,
+            slices=slices,
+            preemptions=preemptions,
+            schedules_max=schedules_max,
+        )
         if not bounded.exhausted:
             break
         found.append(bounded)
-    return [*found, explore(stage, kills=kills, random=schedules_max // 10, seed=1)]
+    last = explore(stage, kills=kills, slices=slices, random=schedules_max // 10, seed=1)
+    return [*found, last]
 
 
 # ---- what the model says to it ----

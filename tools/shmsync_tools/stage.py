@@ -51,12 +51,14 @@ class State(IntEnum):
 
 class Grant(IntEnum):
     """What the scheduler can do to a thread. ``TIMEOUT``: the deadline of its call comes while it
-    sleeps. ``RELOOK``: it sleeps for a shorter time than its call may last, and that is over."""
+    sleeps. ``RELOOK``: it sleeps for a shorter time than its call may last, and that is over.
+    ``SLICE``: it gives up waiting for a lock that is held."""
 
     STEP = lib.SCHED_STEP
     TIMEOUT = lib.SCHED_TIMEOUT
     KILL = lib.SCHED_KILL
     RELOOK = lib.SCHED_RELOOK
+    SLICE = lib.SCHED_SLICE
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,10 @@ class Thread:
     def look_again(self) -> None:
         """Ends its sleep, which is shorter than its call may last."""
         self.stage.grant(self, Grant.RELOOK)
+
+    def give_up_lock(self) -> None:
+        """Ends its waiting for a lock that is held."""
+        self.stage.grant(self, Grant.SLICE)
 
     def kill(self) -> None:
         """Kills it before its next step."""
