@@ -1,5 +1,5 @@
-"""The uncontended path of ``handoff`` beside that of ``fsync``: a ratio of two times, taken in turns
-in one run. What each takes is printed (``-s``), never asserted."""
+"""The uncontended path of ``handoff`` beside that of ``fsync``: a ratio of two times, taken in
+turns in one run. What each takes is printed (``-s``), never asserted."""
 
 from __future__ import annotations
 
