@@ -95,6 +95,7 @@ def last_come_first_served(stage: ScriptedStage) -> Finding:
     tried = in_all_schedules(
         stage,
         lambda: (w.state, v.state) == (State.DONE, State.SLEEPING) and slept_before(stage, v, w),
+        ordered=True,
     )
     stage.say("V comes first and sleeps on S, then W")
     v.run()
