@@ -15,8 +15,8 @@ from ..model import COUNT_MAX, RECURSION_MAX
 from .sequences import Call, Program, Thing
 from .worlds import ModelWorld
 
-#: So many calls of one caller fit on a stage.
-CALLS_MAX = 14
+#: With four mutexes taken before, so many calls of one caller fit on a stage.
+CALLS_MAX = 12
 
 
 def generate(seed: str) -> Program:
@@ -72,16 +72,16 @@ class _Generator:
         self.calls.append(call)
 
     def _call(self) -> Call:
-        makers: list[tuple[int, Callable[[], Call | None]]] = [
-            (50, self._wait),
-            (35, self._change),
-            (8, self._unlock),
-            (5, self._kill),
-            (3 if self.threads else 6, self._odd),
-            (6 if self.threads else 0, self._clock),
-            (2 if self.threads else 0, self._interrupt),
-        ]
-        weights, choices = zip(*makers, strict=True)
+        makers: dict[Callable[[], Call | None], int] = {
+            self._wait: 50,
+            self._change: 35,
+            self._unlock: 8,
+            self._kill: 5,
+            self._odd: 3 if self.threads else 6,
+            self._clock: 6 if self.threads else 0,
+            self._interrupt: 2 if self.threads else 0,
+        }
+        choices, weights = [*makers], [*makers.values()]
         while True:
             if call := self.random.choices(choices, weights)[0]():
                 return call

@@ -211,8 +211,10 @@ class KernelWorld:
             return errno.errorcode[error.errno or 0]
         if taken is None:
             return TIMEOUT
-        what = ALERT if call.alert is not None and taken.index == len(call.objects) else ""
-        return (what or str(taken.index)) + (" abandoned" if taken.abandoned else "")
+        # All of no objects are signaled, so an alert never ends that wait: its index is just 0.
+        is_alert = call.alert is not None and taken.index == len(call.objects)
+        what = ALERT if is_alert and (call.objects or call.what == "any") else str(taken.index)
+        return what + (" abandoned" if taken.abandoned else "")
 
     def _descriptors(self, call: Call) -> Iterator[int]:
         seen: set[int] = set()

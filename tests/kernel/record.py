@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..support.watchdog import watchdog
-from .differences import Difference
 from .generate import generate, seeds
 from .kernel_world import KernelWorld, Waiters
 from .ntsync import PATH, Device
 from .sequences import Program, Recorded, write
-from .worlds import Disagreement, ModelWorld, compare
+from .worlds import Account, Disagreement, ModelWorld, compare
 
 #: Programs of either kind in the record.
 SINGLE, THREADS = 1500, 2000
@@ -86,14 +85,14 @@ def facts(command: str) -> dict[str, Any]:
     }
 
 
-def judge(recorded: Recorded, explained: dict[Difference, int]) -> Disagreement | None:
+def judge(recorded: Recorded, account: Account) -> Disagreement | None:
     """Where the model does otherwise than the kernel did."""
-    return compare(recorded, ModelWorld(recorded.program.things), explained)
+    return compare(recorded, ModelWorld(recorded.program.things), account)
 
 
-def report(explained: dict[Difference, int], found: Sequence[Disagreement]) -> None:
+def report(account: Account, found: Sequence[Disagreement]) -> None:
     """Prints the differences that have a reason, and the disagreements that have none."""
-    for known, count in sorted(explained.items(), key=lambda pair: pair[0].name):
+    for known, count in account.explained.most_common():
         print(f"  {count:5d}  {known.name}: {known.reason}")
     for each in found[:5]:
         print(f"{each}\n  again: tools/vm/run -- python -m tests.kernel.record {each.program.seed}")
@@ -123,18 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 69
     if not options.output and not options.seeds:
         parser().error("-o FILE is needed, or seeds")
-    explained: dict[Difference, int] = {}
+    account = Account()
     print(f"Linux {platform.release()}, wait by owner 0: {owner_zero()}")
     programs = [generate(seed) for seed in options.seeds or seeds(SINGLE, THREADS)]
     recorded = [*run_all(programs)]
-    found = [each for each in (judge(one, explained) for one in recorded) if each]
+    found = [each for each in (judge(one, account) for one in recorded) if each]
     if options.seeds:
         show(recorded, print)
     else:
         command = "python -m tests.kernel.record -o tests/data/ntsync.jsonl.gz"
         write(options.output, facts(command), recorded)
         print(f"{options.output}: {count(recorded)}, {options.output.stat().st_size} bytes")
-    report(explained, found)
+    report(account, found)
     return bool(found)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..model import BLOCKED, Model, RefusedError, Result
@@ -56,7 +57,7 @@ class ModelWorld:
             answer = self._answer(call)
         except RefusedError as refused:
             answer = ERRNOS[refused.args[0]]
-        return Step(call, answer, self._woken(call), tuple(self._states()))
+        return Step(call, answer, self._woken(call), tuple(self.states()))
 
     def _answer(self, call: Call) -> str:
         model, number = self.model, call.objects[0] if call.objects else 0
@@ -101,7 +102,8 @@ class ModelWorld:
             del self.deadlines[letter]
         return woken
 
-    def _states(self) -> Iterator[str]:
+    def states(self) -> Iterator[str]:
+        """The objects, in the record's words."""
         for it in self.model.objects:
             if it.kind != "mutex":
                 yield str(it.count)
@@ -129,17 +131,49 @@ class Disagreement:
         )
 
 
-def compare(
-    recorded: Recorded, world: World, explained: dict[Difference, int]
-) -> Disagreement | None:
-    """Makes the recorded calls in a world: the first step at which it does otherwise. Known
-    differences are counted in ``explained``."""
+class NoSuchCallError(Exception):
+    """The world cannot make this call; ``args[0]`` says why."""
+
+
+@dataclass
+class Account:
+    """What comparing has shown besides: how many steps were compared, how often a difference was
+    one that is known, which calls a world could not make, and how many came after those and could
+    not be made any more."""
+
+    steps: int = 0
+    explained: Counter[Difference] = field(default_factory=Counter)
+    no_such_call: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+
+
+def compare(recorded: Recorded, world: World, account: Account) -> Disagreement | None:
+    """Makes the recorded calls in a world: the first step at which it does otherwise.
+
+    A call that it cannot make is left out if it changed nothing in the kernel, as most do that are
+    refused. Else the program ends there."""
+    before = initial(recorded.program.things)
     for number, step in enumerate(recorded.steps):
-        other = world.do(step.call)
+        changed = step.states != before or step.woken or step.answer == QUEUED
+        before = step.states
+        try:
+            other = world.do(step.call)
+        except NoSuchCallError as error:
+            account.no_such_call[error.args[0]] += 1
+            if changed:
+                account.cut += len(recorded.steps) - number - 1
+                return None
+            continue
+        account.steps += 1
         if other == step:
             continue
         reason = difference(step, other)
         if reason is None:
             return Disagreement(recorded.program, number, step, other)
-        explained[reason] = explained.get(reason, 0) + 1
+        account.explained[reason] += 1
     return None
+
+
+def initial(things: Sequence[Thing]) -> tuple[str, ...]:
+    """The states of objects that were just made."""
+    return tuple(ModelWorld(things).states())

@@ -89,6 +89,11 @@ private_apt() {
     step "reading the package lists of $vm_suite" apt-get -qq "${apt[@]}" -o APT::Update::Error-Mode=any update
 }
 
+# download DIR PACKAGES...: with the private apt.
+download() {
+    cd "$1" && shift && apt-get -qq "${apt[@]}" download "$@"
+}
+
 # size_of PACKAGES...: what they weigh, in MB.
 size_of() {
     apt-cache "${apt[@]}" show "$@" | awk '/^Size:/ { sum += $2 } END { printf "%d MB", sum / 1000000 }'

@@ -31,7 +31,8 @@ fetch_kernel() {
     [ -n "$version" ] ||
         version=$(apt-cache "${apt[@]}" show linux-image-amd64 2>/dev/null |
             grep -oE 'linux-image-[0-9][^ ,]*-amd64' | sort -V | tail -n 1 | sed s/linux-image-//)
-    [ -n "$version" ] || die 69 "there is no linux-image-amd64 in $vm_suite" "SHMSYNC_VM_SUITE=sid chooses another suite."
+    [ -n "$version" ] ||
+        die 69 "there is no linux-image-amd64 in $vm_suite" "SHMSYNC_VM_SUITE=sid chooses another suite."
     # Since Linux 7.0 Debian splits the image in three; before that it is one package.
     for package in "linux-binary-$version" "linux-modules-$version" "linux-base-$version"; do
         apt-cache "${apt[@]}" show "$package" >/dev/null 2>&1 && packages+=("$package")
@@ -44,10 +45,6 @@ fetch_kernel() {
     step "unpacking it" unpack_kernel "$work" "$version"
     rm -rf "$work"
     echo "$version" >"$qemu_dir/kernel-version"
-}
-
-download() {
-    cd "$1" && shift && apt-get -qq "${apt[@]}" download "$@"
 }
 
 # Only what is needed is unpacked, and nothing is installed: kernel, configuration, a few modules.
@@ -99,7 +96,8 @@ make_initramfs() {
     local root=$qemu_dir/initramfs name
     rm -rf "$root"
     mkdir -p "$root"/{bin,proc,sys,dev,host,job,up,new}
-    cp "$(command -v busybox)" "$root/bin/busybox" || die 69 "busybox is gone" "As root:  apt-get install busybox-static"
+    cp "$(command -v busybox)" "$root/bin/busybox" ||
+        die 69 "busybox is gone" "As root:  apt-get install busybox-static"
     for name in sh mount mkdir cat echo insmod chroot ifconfig poweroff hostname ln; do
         ln -s busybox "$root/bin/$name"
     done

@@ -1,2 +1,0 @@
-# shellcheck shell=bash
-setup_uml() { die 69 "not yet"; }
