@@ -33,7 +33,11 @@ def differences(committed: Sequence[Recorded]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 if something differs, or 69 if this cannot run here."""
-    parser = argparse.ArgumentParser("python -m tests.kernel.check", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m tests.kernel.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--new", type=int, default=200, help="new random programs of either kind")
     parser.add_argument("--seed", help="of the new ones; default: the time")
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 answers.
 
     tools/vm/run --rw tests/data -- python -m tests.kernel.record -o tests/data/ntsync.jsonl.gz
+    tools/vm/run -- python -m tests.kernel.record threads-17
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ from .worlds import Account, Disagreement, ModelWorld, compare
 
 #: Programs of either kind in the record.
 SINGLE, THREADS = 1500, 2000
+#: How the committed record is made.
+COMMAND = (
+    "tools/vm/run --rw tests/data -- python -m tests.kernel.record -o tests/data/ntsync.jsonl.gz"
+)
 #: Seconds that a program may take. They take a few hundredths.
 PROGRAM_SECONDS = 60.0
 
@@ -49,10 +55,20 @@ def run(program: Program, waiters: Waiters) -> Recorded:
             world.close()
 
 
+@contextmanager
+def the_clock_put_back() -> Iterator[None]:
+    """Programs move CLOCK_REALTIME by days; afterwards it is right again."""
+    offset = time.time_ns() - time.monotonic_ns()
+    try:
+        yield
+    finally:
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.monotonic_ns() + offset)
+
+
 def run_all(programs: Sequence[Program]) -> Iterator[Recorded]:
     """What the kernel answers to each; with a line of progress every few seconds."""
     began = said = time.monotonic()
-    with Waiters() as waiters:
+    with Waiters() as waiters, the_clock_put_back():
         for number, program in enumerate(programs):
             if time.monotonic() - said > 5:
                 said = time.monotonic()
@@ -74,13 +90,13 @@ def owner_zero() -> str:
     return "accepted"
 
 
-def facts(command: str) -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     """What a record says of itself."""
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": command,
+        "command": COMMAND,
         "wait by owner 0": owner_zero(),
     }
 
@@ -108,7 +124,11 @@ def count(recorded: Sequence[Recorded]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser("python -m tests.kernel.record", description=__doc__)
+    made = argparse.ArgumentParser(
+        "python -m tests.kernel.record",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     made.add_argument("-o", "--output", type=Path, help="the record to write")
     made.add_argument("seeds", nargs="*", help="run only these, and print every step: threads-17")
     return made
@@ -130,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seeds:
         show(recorded, print)
     else:
-        command = "python -m tests.kernel.record -o tests/data/ntsync.jsonl.gz"
-        write(options.output, facts(command), recorded)
+        write(options.output, facts(), recorded)
         print(f"{options.output}: {count(recorded)}, {options.output.stat().st_size} bytes")
     report(account, found)
     return bool(found)

@@ -1,5 +1,5 @@
 # What the scripts of this folder share. Sourced, never run.
-# shellcheck shell=bash disable=SC2034 # the variables are used by those who source it
+# shellcheck shell=bash disable=SC2034,SC2154,SC2015 # the variables are used, or set, by those who source it
 
 vm_here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 vm_root=$(cd "$vm_here/../.." && pwd)
@@ -19,7 +19,7 @@ die() {
     exit "$status"
 }
 
-# A step of the set-up, with its time. What it prints is shown only if it fails.
+# A step of the set-up, with its time. What it prints is shown only if it fails, and then $step_hint.
 step() {
     local name=$1 log status=0 begin=${EPOCHREALTIME/[.,]/} ms
     shift
@@ -31,6 +31,7 @@ step() {
         echo "failed" >&2
         tail -n 20 "$log" >&2
         rm -f "$log"
+        [ -z "${step_hint:-}" ] || say "$step_hint"
         exit 70
     fi
     printf '%5d.%d s\n' $((ms / 1000)) $((ms % 1000 / 100)) >&2
@@ -71,6 +72,7 @@ install_packages() {
 
 # The Debian mirror that this system uses already, as apt itself understands its configuration.
 mirror() {
+    # shellcheck disable=SC2016 # apt expands it
     apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -E '/debian/?$' | head -n 1
 }
 
@@ -86,7 +88,9 @@ private_apt() {
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $vm_suite main" >"$dir/sources.list"
     apt=(-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" -o "Dir::Etc::sourcelist=$dir/sources.list"
         -o Dir::Etc::sourceparts=/dev/null -o APT::Sandbox::User=root)
+    step_hint="Is there a network, and has the mirror the suite $vm_suite? SHMSYNC_VM_SUITE chooses another one."
     step "reading the package lists of $vm_suite" apt-get -qq "${apt[@]}" -o APT::Update::Error-Mode=any update
+    step_hint="SHMSYNC_VM_DIR is $vm_state: is there a network, and room?"
 }
 
 # download DIR PACKAGES...: with the private apt.

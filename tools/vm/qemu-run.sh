@@ -1,5 +1,5 @@
 # Runs a command in a QEMU guest on the host's own files. Sourced by tools/vm/run.
-# shellcheck shell=bash source=common.sh
+# shellcheck shell=bash disable=SC2154,SC2030,SC2031 # variables of run and common.sh
 
 # run_in_qemu COMMAND...: ends the script with the command's status. Uses vm_accel, vm_cpus, vm_memory, vm_limit, vm_rw,
 # vm_log, vm_verbose.
@@ -38,12 +38,12 @@ qemu_options() {
     [ ! -f "$qemu_dir/vmlinux" ] || kernel=$qemu_dir/vmlinux
     case $vm_accel in
     kvm) how=(-accel kvm -cpu host) ;;
-    tcg) how=(-accel tcg,thread=multi,tb-size=256 -cpu max,la57=off) ;;
+    tcg) how=(-accel "tcg,thread=multi,tb-size=256" -cpu "max,la57=off") ;;
     # The guest's clock advances by 1 ns an instruction, whatever the host does. Without erms and fsrm the C library
     # copies by loops: "rep movsb" would count as one instruction.
     icount)
         vm_cpus=1
-        how=(-accel tcg,thread=single,tb-size=256 -icount "shift=0,sleep=off" -cpu max,la57=off,erms=off,fsrm=off)
+        how=(-accel "tcg,thread=single,tb-size=256" -icount "shift=0,sleep=off" -cpu "max,la57=off,erms=off,fsrm=off")
         ;;
     esac
     : >"$vm_job/shares"
@@ -54,7 +54,7 @@ qemu_options() {
     done
     local append="console=ttyS0 quiet panic=-1 mitigations=off nokaslr maxcpus=1 rcupdate.rcu_expedited=1"
     append+=" audit=0 apparmor=0 random.trust_cpu=1"
-    vm_options=("${how[@]}" -M q35,usb=off -nodefaults -no-user-config -display none -no-reboot
+    vm_options=("${how[@]}" -M "q35,usb=off" -nodefaults -no-user-config -display none -no-reboot
         -smp "$vm_cpus" -m "$vm_memory" -kernel "$kernel" -initrd "$qemu_dir/initramfs.cpio" -append "$append"
         -serial "file:$vm_job/console" -device "virtio-serial-pci,max_ports=4"
         -chardev "file,id=out,path=/dev/fd/5" -device "virtserialport,chardev=out,nr=1,name=out"

@@ -1,5 +1,5 @@
 # Makes what qemu-run.sh needs: QEMU, a Debian kernel with ntsync, an initramfs. Sourced by tools/vm/run.
-# shellcheck shell=bash source=common.sh
+# shellcheck shell=bash disable=SC2154 # variables of run and common.sh
 #
 # Leaves in $vm_state/qemu: vmlinuz, vmlinux (if it could be unpacked), modules/, kernel-version, initramfs.cpio.
 

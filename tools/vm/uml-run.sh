@@ -1,5 +1,5 @@
 # Runs a command in User Mode Linux on the host's own files. Sourced by tools/vm/run.
-# shellcheck shell=bash source=common.sh
+# shellcheck shell=bash disable=SC2154,SC2016 # variables of run and common.sh
 
 # run_in_uml COMMAND...: ends the script with the command's status. The root is mounted read-only, which is the guest's
 # word alone, under a layer that is thrown away; it writes to its job's directory and to what --rw names.

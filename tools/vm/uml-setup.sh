@@ -1,5 +1,5 @@
 # Builds User Mode Linux with the ntsync driver, from Debian's kernel source. Sourced by tools/vm/run.
-# shellcheck shell=bash source=common.sh
+# shellcheck shell=bash disable=SC2154 # variables of run and common.sh
 #
 # Leaves in $vm_state/uml: linux (one static program) and kernel-version.
 
