@@ -120,12 +120,13 @@ write_command() {
     } >"$file"
 }
 
-# One set-up at a time; a second one finds everything there.
+# locked KIND COMMAND: one set-up of a kind at a time; a second one finds everything there.
 locked() {
     mkdir -p "$vm_state" || die 69 "cannot make $vm_state" "SHMSYNC_VM_DIR=/another/directory chooses another one."
-    exec 9>"$vm_state/lock"
+    exec 9>"$vm_state/$1.lock"
+    shift
     flock -n 9 || {
-        say "waiting for another set-up in $vm_state"
+        say "waiting for another set-up of the same in $vm_state"
         flock 9
     }
     "$@"
