@@ -8,7 +8,7 @@ uml_dir=$vm_state/uml
 setup_uml() {
     # A change of the configuration builds it anew.
     [ ! -s "$uml_dir/kernel-version" ] || [ "$vm_here/uml.config" -nt "$uml_dir/linux" ] || return 0
-    say "building User Mode Linux with ntsync in $vm_state, once; about 5 minutes and 3 GB meanwhile:"
+    say "building User Mode Linux with ntsync in $vm_state, once; 5 to 10 minutes, and 3 GB meanwhile:"
     need_debian_x86_64
     need_packages gcc make flex bison bc xz-utils libc6-dev busybox-static
     rm -rf "$uml_dir"
@@ -30,7 +30,7 @@ build_uml() {
     step "downloading $package ($(size_of "$package"))" download "$work/deb" "$package"
     step "unpacking it" unpack_source "$work" "$package"
     step "configuring it" configure_uml "$source"
-    step "compiling it (about 5 minutes on 2 cores)" make -s -C "$source" ARCH=um -j "$(($(nproc) + 1))"
+    step "compiling it (5 to 10 minutes on 2 cores)" make -s -C "$source" ARCH=um -j "$(($(nproc) + 1))"
     cp "$KBUILD_OUTPUT/linux" "$uml_dir/linux"
     cat "$KBUILD_OUTPUT/include/config/kernel.release" >"$uml_dir/kernel-version"
     unset KBUILD_OUTPUT TMPDIR
