@@ -207,8 +207,11 @@ int owner_deregister(struct ss_namespace *ns)
         gate_unlock(ns);
         return -EBUSY;
     }
-    if (ns->engine->forget_wait != NULL)
-        ns->engine->forget_wait(ns, self->slot);
+    rc = ns->engine->forget_wait == NULL ? 0 : ns->engine->forget_wait(ns, self->slot);
+    if (rc < 0) {
+        gate_unlock(ns);
+        return rc; /* damaged: the slot stays linked where it is */
+    }
     free_thread(ns, segment_thread(ns, self->slot));
     robust_unlock(&segment_thread(ns, self->slot)->liveness);
     gate_unlock(ns);

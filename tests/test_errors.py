@@ -36,11 +36,13 @@ OTHERS = {
     "EBUSY": "unlink_unused says that the namespace is in use; a robust mutex is held",
     "EINVAL": "arguments that Python has checked before, or another engine: a ValueError",
     "EIO": "the operating system's own error",
+    "EMFILE": "no descriptor left for the broker: a CapacityError that names the limit",
+    "ENFILE": "likewise for the whole machine",
+    "EOPNOTSUPP": "an engine whose namespaces cannot be persistent: an UnsupportedError",
     "EOWNERDEAD": "a robust mutex's holder died: never leaves C",
-    "ENOTRECOVERABLE": "a robust mutex was left as it was: never leaves C",
 }
 #: Of those, what Python itself looks for.
-IN_PYTHON = {"EINTR", "ETIMEDOUT", "EBUSY"}
+IN_PYTHON = {"EINTR", "ETIMEDOUT", "EBUSY", "EMFILE", "ENFILE"}
 
 
 def in_c() -> set[str]:

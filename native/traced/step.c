@@ -14,8 +14,8 @@
 #include "real.h"
 
 static const char *const op_names[] = {
-    "load", "store", "swap", "cas", "or", "sleep", "wake", "yield", "init", "trylock", "lock", "unlock", "consistent",
-    "read", "write", "poll",
+    "load",   "store",      "swap", "cas",   "or",   "sleep",   "wake", "yield", "init", "trylock", "lock",
+    "unlock", "consistent", "read", "write", "poll", "history",
 };
 
 struct record {

@@ -26,6 +26,7 @@ enum step_op {
     STEP_READ,
     STEP_WRITE,
     STEP_POLL,
+    STEP_HISTORY, /* no access at all: a call begins or has returned, or its thread ends (scheduler.c) */
 };
 
 /* Where in the source a step is. */

@@ -143,6 +143,8 @@ RECURSION_AT = {"fsync": 4, "handoff": 0, "esync": 4}
 
 @needs(Semantics.RECURSION_LIMIT, shows=True)
 def test_mutex_at_its_recursion_limit_times_out(engine: Engine, ns: Namespace) -> None:
+    if engine.name not in RECURSION_AT:
+        pytest.skip("the kernel keeps the count")
     mutex = ns.mutex("mutex", owned=True)
     path = Path(f"/dev/shm/shmsync-{ns.name}")
     objects_at = path.stat().st_size - 4096 * (64 + 200)  # the last two parts of the segment

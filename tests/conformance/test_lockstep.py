@@ -6,11 +6,8 @@ then one of the threads ends and another takes its place.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -33,7 +30,8 @@ from shmsync.engine import Engine, Semantics
 
 from ..conftest import unique_name
 from ..model import BLOCKED, Model, Object, RefusedError, Result
-from ..support.watchdog import PATIENCE, eventually
+from ..support.callers import Caller, own_id
+from ..support.watchdog import eventually
 
 #: What a call raises where the model refuses it.
 REFUSALS: dict[str, type[Exception]] = {
@@ -41,38 +39,6 @@ REFUSALS: dict[str, type[Exception]] = {
     "limit": shmsync.LimitError,
     "owner": NotOwnerError,
 }
-
-
-class Caller:
-    """A thread that makes calls for the test."""
-
-    def __init__(self) -> None:
-        self.calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self.answers: SimpleQueue[object] = SimpleQueue()
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while call := self.calls.get():
-            try:
-                answer = call()
-            except Exception as error:
-                answer = error
-            self.answers.put(answer)
-
-    def do(self, call: Callable[[], object]) -> Any:
-        """What the call gives or raises there."""
-        self.calls.put(call)
-        answer = self.answers.get(timeout=PATIENCE)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def end(self) -> None:
-        """Returns when the kernel has forgotten the thread."""
-        self.calls.put(None)
-        task = Path(f"/proc/self/task/{self.thread.native_id}")
-        eventually(lambda: not task.exists(), "the end of a thread")
 
 
 @dataclass(frozen=True)
@@ -100,21 +66,13 @@ class Lockstep(RuleBasedStateMachine):
         self.model = Model()
         self.all: list[Thing] = []
         self.threads = [Caller(), Caller()]
-        self.ids = [self.own_id(thread) for thread in self.threads]
+        self.ids = [own_id(self.namespace, thread) for thread in self.threads]
 
     def teardown(self) -> None:
         """Leaves nothing behind."""
         for thread in self.threads:
             thread.end()
         self.namespace.close()
-
-    def own_id(self, thread: Caller) -> int:
-        """The thread's owner id, as a mutex shows it that it owns."""
-        mutex = thread.do(lambda: self.namespace.mutex(owned=True))
-        owner = mutex.state().owner
-        thread.do(mutex.release)
-        mutex.close()
-        return int(owner)
 
     def lacks(self, flag: Semantics) -> bool:
         """Is this a declared deviation of the engine?"""
@@ -275,7 +233,7 @@ class Lockstep(RuleBasedStateMachine):
         self.model.die(thread)
         eventually(lambda: all(map(self.agrees, self.all)), "the news of a death")
         self.threads[thread] = Caller()
-        self.ids[thread] = self.own_id(self.threads[thread])
+        self.ids[thread] = own_id(self.namespace, self.threads[thread])
 
     # ---- agreeing ----
 

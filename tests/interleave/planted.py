@@ -40,7 +40,7 @@ def explored(engine: str, program: str, options: dict[str, Any]) -> dict[str, ob
 
     with Stage(engine) as stage:
         PROGRAMS[program](stage)
-        stage.start()
+        stage.start(history=True)
         found = explore(stage, **options)
         failed = failures(stage, found)
         text = report(program, stage, *failed[0]) if failed else ""

@@ -213,6 +213,6 @@ def test_a_namespace_dropped_by_a_thread_that_ended(engine: Engine, closes: bool
         if closes:
             namespace.close()
 
-    assert_steady(lambda: in_thread(use), 200)
+    assert_steady(lambda: in_thread(use), 20 if engine.brokered else 200)
     assert threading.active_count() >= 1
     assert not Path(f"/dev/shm/shmsync-{name}").exists()
