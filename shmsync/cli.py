@@ -29,7 +29,8 @@ examples:
   shmsync gc --dry-run            what dead processes left behind
   shmsync rm render-farm          remove one that nobody uses any more
   shmsync doctor                  can this machine run shmsync, and what should be known about it
-  shmsync lab run F2 --trace      one of FSYNC's failures, step by step; `shmsync lab --help`
+  shmsync lab run F2 --engine fsync --trace
+                                  a known failure, step by step; `shmsync lab --help`
 
 exit status:
   0   done, or yes
@@ -256,7 +257,7 @@ def _add_doctor(commands: Any) -> None:
 def _add_lab(commands: Any) -> None:
     # Its arguments, and its help, are its own: no argument looks like an option to this parser.
     parser = commands.add_parser(
-        "lab", help="every known failure of FSYNC on demand", add_help=False, prefix_chars="\0"
+        "lab", help="every known failure on demand, on each engine", add_help=False, prefix_chars="\0"
     )
     parser.add_argument("arguments", nargs="*")
     parser.set_defaults(run=_lab)

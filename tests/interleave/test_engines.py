@@ -67,14 +67,14 @@ def test_the_model_explains_every_interleaving(engine: Engine, program: str) -> 
 @pytest.mark.parametrize("program", [*EXACT, *FAULTY])
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_an_exact_engine_is_right_where_others_fail(name: str, program: str) -> None:
-    explored(name, program, 10_000_000 if LARGE else 250_000)
+    explored(name, program, 10_000_000 if LARGE else 100_000)
 
 
 @pytest.mark.seconds(7200 if LARGE else 200)
 @pytest.mark.parametrize("program", ALL)
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_a_kill_at_any_step_is_survived(name: str, program: str) -> None:
-    explored(name, program, 10_000_000 if LARGE else 20_000, kills=1)
+    explored(name, program, 10_000_000 if LARGE else 8_000, kills=1)
 
 
 @pytest.mark.seconds(7200 if LARGE else 200)
@@ -83,18 +83,18 @@ def test_a_kill_at_any_step_is_survived(name: str, program: str) -> None:
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_a_gate_that_cannot_be_had_is_survived(name: str, program: str, kills: int) -> None:
     """Its holder is slow, or stopped: others come back from it with empty hands, twice."""
-    explored(name, program, 10_000_000 if LARGE else 5_000, kills=kills, slices=2)
+    explored(name, program, 10_000_000 if LARGE else 2_000, kills=kills, slices=2)
 
 
 @pytest.mark.seconds(7200 if LARGE else 200)
 @pytest.mark.parametrize("program", ALL if LARGE else TWICE)
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_who_recovers_may_be_killed_at_any_step_too(name: str, program: str) -> None:
-    explored(name, program, 10_000_000 if LARGE else 40_000, kills=2)
+    explored(name, program, 10_000_000 if LARGE else 10_000, kills=2)
 
 
 def test_a_large_program_is_explored_as_far_as_it_goes(engine: Engine) -> None:
-    explored(engine.name, five_at_two_semaphores.__name__, 1_000_000 if LARGE else 60_000)
+    explored(engine.name, five_at_two_semaphores.__name__, 1_000_000 if LARGE else 20_000)
 
 
 @pytest.mark.parametrize("program", FAULTY)
