@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -164,6 +165,13 @@ bool broker_is_lost(struct ss_namespace *ns)
     if (ns->broker >= 0 && poll(&connection, 1, 0) > 0)
         ns->deserted = true;
     return ns->deserted;
+}
+
+int broker_hurry(struct ss_namespace *ns)
+{
+    if (ns->broker >= 0 && send(ns->broker, "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EAGAIN)
+        ns->deserted = true;
+    return ns->deserted ? -ENOTRECOVERABLE : 0;
 }
 
 void broker_forget(struct ss_namespace *ns)

@@ -321,9 +321,9 @@ bool owner_burial_is_pending(struct ss_namespace *ns)
 
 int owner_await_burial(struct ss_namespace *ns)
 {
-    const struct timespec a_moment = {0, 2000000};
+    const struct timespec a_moment = {0, 1000000};
 
-    if (broker_is_lost(ns))
+    if (broker_hurry(ns) < 0)
         return -ENOTRECOVERABLE;
     nanosleep(&a_moment, NULL);
     return -EINTR;

@@ -137,6 +137,8 @@ void descriptor_close(struct ss_namespace *ns, uint32_t index);
 void broker_forget(struct ss_namespace *ns);
 /* Has the broker been killed, as far as this process can see? */
 bool broker_is_lost(struct ss_namespace *ns);
+/* Asks it to look after the dead at once. 0, or -ENOTRECOVERABLE if it was killed. */
+int broker_hurry(struct ss_namespace *ns);
 
 /* ---- byte-range locks (locks.c) ---- */
 

@@ -44,7 +44,8 @@ PATIENCE: Final = 20.0
 PROCESS_NAME: Final = "shmsync-broker"
 
 # A request asks for the descriptor of an object: its index and generation. The answer is a status,
-# 0 or -errno, with the descriptor.
+# 0 or -errno, with the descriptor. A message of one byte asks for a look at the dead, and for no
+# answer.
 _REQUEST: Final = struct.Struct("=II")
 _ANSWER: Final = struct.Struct("=i")
 #: The index of a request to join. The answer's descriptor, if any, is what the engine needs too.
@@ -256,14 +257,14 @@ class Broker:
         next_round = 0.0
         while True:
             events = self._selector.select(max(0.0, next_round - time.monotonic()))
-            somebody_left = False
+            look_now = False
             for key, _ in events:
                 assert isinstance(key.fileobj, socket.socket)
                 if key.fileobj is self._listener:
                     self._accept()
                 elif not self._serve(key.fileobj):
-                    somebody_left = True
-            if somebody_left or time.monotonic() >= next_round:
+                    look_now = True
+            if look_now or time.monotonic() >= next_round:
                 if lib.ss_serve_round(self._mapping) <= 0:
                     break
                 next_round = time.monotonic() + ROUND
@@ -284,13 +285,15 @@ class Broker:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _serve(self, connection: socket.socket) -> bool:
-        """Answers a request. False if the client has gone instead."""
+        """Answers a request. False if the client has gone, or wants the dead looked after."""
         try:
             data = connection.recv(_REQUEST.size)
         except BlockingIOError:
             return True
         except OSError:
             data = b""
+        if len(data) == 1:
+            return not _trusted(connection)
         if len(data) != _REQUEST.size:
             self._drop(connection)
             return False

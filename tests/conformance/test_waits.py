@@ -146,11 +146,19 @@ def test_waiters_are_served_in_the_order_of_their_arrival(
         until_waiting(semaphore, 2 - number)
 
 
+def skip_where_stopping_ends_a_wait(ns: Namespace) -> None:
+    """The kernel's driver takes a thread that is stopped off its queues, and puts it back at their
+    ends when it continues: seen on 7.3.4."""
+    if ns.engine == "ntsync":
+        pytest.skip("a stopped thread waits for nothing")
+
+
 @needs(Semantics.NO_BARGING)
 def test_what_a_waiter_was_woken_for_cannot_be_taken_by_a_newcomer(
     ns: Namespace, start: StartActors
 ) -> None:
     """The waiter's process is stopped, so it cannot have run; it owns the token all the same."""
+    skip_where_stopping_ends_a_wait(ns)
     semaphore = ns.semaphore("s", 0)
     [actor] = start("waiter")
     actor.make("s", "semaphore", "s")
@@ -165,6 +173,7 @@ def test_what_a_waiter_was_woken_for_cannot_be_taken_by_a_newcomer(
 
 @needs(Semantics.EXACT_PULSE)
 def test_set_and_clear_at_once_releases_who_waits(ns: Namespace, start: StartActors) -> None:
+    skip_where_stopping_ends_a_wait(ns)
     event = ns.event("e", manual_reset=True)
     [actor] = start("waiter")
     actor.make("e", "event", "e")

@@ -134,6 +134,7 @@ def own_and_wait(link: Connection) -> object:
     return link.recv()
 
 
+@pytest.mark.in_segment("a broker serves one user")
 @needs_root
 def test_two_users_who_both_say_so_share_a_segment(engine: Engine) -> None:
     with (
