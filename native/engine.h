@@ -16,7 +16,7 @@ struct wait {
     struct object *alert;             /* or NULL */
     uint32_t alert_kind;
     uint32_t kind;                    /* SS_WAIT_ANY or SS_WAIT_ALL, to publish */
-    bool published;                   /* others can see what this thread waits on */
+    bool published;                   /* by wait_publish: others can see what this thread waits on */
     uint64_t deadline_ns;             /* 0 polls */
     uint64_t *stuck_since_ns;         /* in and out, over several calls: since when the gate cannot be had */
     uint32_t index;                   /* out */
@@ -41,6 +41,9 @@ struct engine {
     int (*wait_any)(struct wait *wait); /* 0, -ETIMEDOUT, -EINTR */
     int (*wait_all)(struct wait *wait);
 
+    /* Does a thread that says that it waits really wait? It may have gone away without the gate. NULL: it does. */
+    bool (*still_waits)(const struct thread_slot *thread);
+
     /* The rest under the gate, and between transactions. */
 
     int64_t (*mutex_kill)(struct ss_namespace *ns, struct object *object, uint32_t owner);
@@ -62,7 +65,7 @@ extern const struct engine engine_handoff;
 /* By number; NULL if there is none. */
 const struct engine *engine_by_id(uint32_t id);
 
-/* To be called before a sleep, once or again; handle.c withdraws it when the wait is over. */
+/* For engines without queues, before a sleep, once or again; handle.c withdraws it when the wait is over. */
 void wait_publish(struct wait *wait);
 
 /* The sweeper (sweeper.c), for engines that want one: registry lock held. */

@@ -25,11 +25,15 @@
  *
  * SETTLING an object: as long as it is signaled, serve the first of those who wait for all that has all, else the
  * first of those who wait for any. Serving is one commit: the result is written into the waiter's slot, all its
- * entries leave all queues, what it waits for is taken. Whoever is met in a queue is asked for a sign of life first;
+ * entries leave all queues, what it waits for is taken. Whoever is about to be served is asked for a sign of life;
  * the dead leave their queues in a commit of their own, and the walk begins again.
  *
+ * THE DEAD own mutexes until somebody notices. NT's kernel abandons them at the death; here that is made good before
+ * anything is decided that depends on it: a wait asks for the owners of its own mutexes, and a change, or a wait, for
+ * those of the mutexes that anybody waits for together with the object.
+ *
  * PUBLISHING, after the commit and still under the gate: the result is exchanged into the word that the waiter sleeps
- * on. The wake comes after the gate is unlocked. A waiter never sees a result that could be undone. The word:
+ * on. The wake normally comes after the gate is unlocked. A waiter never sees a result that could be undone. The word:
  *
  *     bits 8 ... 31    number of the wait, one more for each that was queued: a result is published only into the
  *                      wait that it belongs to, also by one who recovers what another has left
@@ -47,7 +51,8 @@
  * short and done again.
  *
  * SLEEPS are bounded, because a waker may be killed before it served, published or woke: a waiter that was not woken
- * takes the gate now and then (which recovers), looks whether owners of its mutexes are dead, and then at its word.
+ * takes the gate now and then (which recovers), looks whether owners of its mutexes are dead, and then at its word. If
+ * the gate cannot be had for a second, somebody is stopped in it, and the waiter goes away (GONE) to come back.
  */
 #define _GNU_SOURCE
 #include "engine.h"
@@ -69,7 +74,8 @@
 /* How long a waiter sleeps without a look: with a mutex among what it waits for, and without. */
 #define LOOK_INTERVAL_OWNED_NS (100 * NS_PER_MS)
 #define LOOK_INTERVAL_NS (1000 * NS_PER_MS)
-/* For how long the gate has to be out of reach before a wait whose time is up, but that was never queued, says so. */
+/* For how long the gate has to be out of reach before it counts as shut: somebody is stopped in it. A wait whose time
+ * is up, but that was never queued, then says so; one that is queued gives up its place, to see to signals. */
 #define PATIENCE_NS (1000 * NS_PER_MS)
 /* Looks before a sleep (SPINS_MAX at most). */
 #define SPINS_MIN 10
@@ -382,6 +388,11 @@ static int handoff_forget_wait(struct ss_namespace *ns, uint32_t slot)
     return load32_relaxed(&segment_thread(ns, slot)->wait_kind) == SS_WAIT_NONE ? 0 : remove_gone(ns, slot);
 }
 
+static bool handoff_still_waits(const struct thread_slot *thread)
+{
+    return (load32_acquire(&thread->word) & RESULT_MASK) != GONE;
+}
+
 /* The first in a queue who has gone away: his slot, or SS_NONE. */
 static uint32_t first_gone(struct ss_namespace *ns, const struct queue *queue)
 {
@@ -390,7 +401,7 @@ static uint32_t first_gone(struct ss_namespace *ns, const struct queue *queue)
     for (uint32_t steps = 0; link != 0 && link_leads_somewhere(ns, link); steps++) {
         uint32_t slot = place_of(link).slot;
 
-        if ((load32_acquire(&segment_thread(ns, slot)->word) & RESULT_MASK) == GONE)
+        if (!handoff_still_waits(segment_thread(ns, slot)))
             return slot;
         if (steps > ns->geometry.threads * ENTRIES)
             break;
@@ -537,14 +548,14 @@ static int try_entry(struct slow *slow, struct object *object, struct place plac
         place.entry >= load32_relaxed(&thread->wait_count) || (place.entry < entries_for_all(thread)) != all ||
         load32_relaxed(&thread->waits[place.entry]) != segment_object_index(ns, object))
         return -EBADMSG;
+    if (all ? !has_all(ns, thread, id) : !is_signaled_for(object, id))
+        return 0; /* and if it is dead, or has gone away, that does no harm here */
     if (!owner_slot_is_alive(ns, place.slot))
         return 1;
-    if ((load32_acquire(&thread->word) & RESULT_MASK) == GONE) {
+    if (!handoff_still_waits(thread)) {
         int rc = remove_gone(ns, place.slot);
         return rc < 0 ? rc : 1;
     }
-    if (all ? !has_all(ns, thread, id) : !is_signaled_for(object, id))
-        return 0;
     serve(slow, all ? (struct place){place.slot, 0} : place, all);
     return 1;
 }
@@ -652,11 +663,13 @@ static int abandon_for_waiter(struct ss_namespace *ns, uint32_t slot)
     return 0;
 }
 
-/* The same for all who wait for this object and others: what is about to happen to it is to find them as they are, if
- * that be but for an instant. Before the first write; nothing of it recurs, since a kill does not come here. */
+/* The same for all who wait for this object and others. Who waits for all with a mutex of the dead among it has been
+ * served at the death, as NT sees it: whatever is about to happen to the object comes after that. Before the first
+ * write; nothing of it recurs, since a kill does not come here. */
 static int abandon_for_waiters(struct ss_namespace *ns, const struct object *object)
 {
     uint32_t link = load32_relaxed(&object->all.first);
+    int found = 0;
 
     for (uint32_t steps = 0; link != 0; steps++) {
         int rc;
@@ -669,8 +682,9 @@ static int abandon_for_waiters(struct ss_namespace *ns, const struct object *obj
         if (rc > 0) /* a kill changes queues: again from the beginning. It ends: every kill frees a mutex of the dead */
             steps = 0;
         link = load32_relaxed(rc > 0 ? &object->all.first : next_of(ns, link));
+        found |= rc;
     }
-    return 0;
+    return found;
 }
 
 /* The object is captured. */
@@ -678,7 +692,7 @@ static int64_t change_captured(struct slow *slow, struct object *object, const s
 {
     struct ss_state state;
     int64_t result;
-    int rc = change->what == KILL || change->what == RESET ? 0 : abandon_for_waiters(slow->ns, object);
+    int rc = change->what == KILL ? 0 : abandon_for_waiters(slow->ns, object);
 
     if (rc < 0)
         return rc;
@@ -803,22 +817,27 @@ static bool handoff_peek(const struct object *object, uint32_t kind, struct ss_s
     return word & CAPTURED;
 }
 
+static bool is_queued_at(const struct object *object)
+{
+    return load64_relaxed(&object->word) & QUEUED;
+}
+
 static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state)
 {
     int rc;
 
-    if (!handoff_peek(object, kind, state) && state->owner == 0)
+    /* What a captured word says could be undone. An owner may be dead, also of what others wait for beside this. */
+    if (!handoff_peek(object, kind, state) && state->owner == 0 && !is_queued_at(object))
         return 0;
-    rc = gate_lock(ns); /* what it says could be undone, and an owner may be dead */
+    rc = gate_lock(ns);
     if (rc < 0)
         return rc;
+    rc = kind == SS_MUTEX ? abandon_if_dead(ns, object) : 0;
+    if (rc >= 0)
+        rc = abandon_for_waiters(ns, object);
     handoff_peek(object, kind, state);
-    if (state->owner != 0 && !owner_is_alive(ns, state->owner)) {
-        handoff_mutex_kill(ns, object, state->owner);
-        handoff_peek(object, kind, state);
-    }
     gate_unlock(ns);
-    return 0;
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- waiting: what can be had at once ---- */
@@ -857,12 +876,11 @@ static int try_first(struct wait *wait)
 }
 
 /* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */
-static uint32_t look(struct slow *slow, const struct wait *wait)
+static uint32_t look(const struct wait *wait)
 {
     uint32_t ready = 0;
 
     for (uint32_t i = 0; i < wait->count; i++) {
-        capture(slow, wait->objects[i]); /* and keep it until the decision: all are looked at in one instant */
         if (!is_signaled_for(wait->objects[i], wait->self->id))
             continue;
         if (wait->kind == SS_WAIT_ANY)
@@ -871,10 +889,7 @@ static uint32_t look(struct slow *slow, const struct wait *wait)
     }
     if (ready == wait->count)
         return 0;
-    if (wait->alert == NULL)
-        return SS_NONE;
-    capture(slow, wait->alert);
-    return is_signaled_for(wait->alert, wait->self->id) ? wait->count : SS_NONE;
+    return wait->alert != NULL && is_signaled_for(wait->alert, wait->self->id) ? wait->count : SS_NONE;
 }
 
 static void take_at_once(struct wait *wait, uint32_t index)
@@ -1046,6 +1061,7 @@ static int give_up(struct wait *wait, uint32_t number, int why)
 
 static int sleep_until_served(struct wait *wait, uint32_t number)
 {
+    uint64_t shut_since_ns = 0; /* 0: the gate could be had when we last looked */
     int rc;
 
     while ((rc = collect(wait, own_word(wait))) == -EAGAIN) {
@@ -1054,8 +1070,14 @@ static int sleep_until_served(struct wait *wait, uint32_t number)
             return give_up(wait, number, rc);
         if (rc == -ETIMEDOUT)
             rc = look_again(wait);
-        if (rc == -EINTR || rc == -EBADMSG)
-            return go_away(wait, number, rc); /* signal handlers are to run also while the gate is shut */
+        if (rc == -EBADMSG)
+            return go_away(wait, number, rc);
+        if (rc != -EINTR)
+            shut_since_ns = 0;
+        else if (shut_since_ns == 0)
+            shut_since_ns = clock_now_ns();
+        else if (clock_now_ns() - shut_since_ns > PATIENCE_NS)
+            return go_away(wait, number, rc); /* signal handlers are to run, also while somebody is stopped in there */
     }
     return rc;
 }
@@ -1070,6 +1092,24 @@ static int stuck(const struct wait *wait)
     return now_ns >= wait->deadline_ns && now_ns - *wait->stuck_since_ns > PATIENCE_NS ? -ETIMEDOUT : -EINTR;
 }
 
+/* Captures all that is waited for, so that it is one instant from here to the decision, and has the dead abandon what
+ * matters to it. 0 or -EBADMSG. */
+static int abandon_before_look(struct slow *slow, struct wait *wait)
+{
+    int rc;
+
+    for (uint32_t i = 0; i < wait->count; i++)
+        capture(slow, wait->objects[i]);
+    if (wait->alert != NULL)
+        capture(slow, wait->alert);
+    do { /* whom that serves may die meanwhile, hence again */
+        rc = abandon_owned_by_dead(wait);
+        for (uint32_t i = 0; i < wait->count && rc == 0; i++)
+            rc = abandon_for_waiters(wait->ns, wait->objects[i]);
+    } while (rc > 0);
+    return rc;
+}
+
 /* Takes, queues up or gives up. 0, -ETIMEDOUT, -EBADMSG; -EAGAIN: it is queued, under *number. Gate held. */
 static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
 {
@@ -1080,12 +1120,10 @@ static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
         rc = remove_gone(wait->ns, wait->self->slot);
     if (rc < 0)
         return rc;
-    do {
-        rc = abandon_owned_by_dead(wait); /* whom that serves may die meanwhile, hence again */
-    } while (rc > 0);
+    rc = abandon_before_look(slow, wait);
     if (rc < 0)
         return rc;
-    index = look(slow, wait);
+    index = look(wait);
     if (index != SS_NONE) {
         take_at_once(wait, index);
         return 0;
@@ -1213,6 +1251,7 @@ const struct engine engine_handoff = {
     .event_pulse = handoff_event_pulse,
     .wait_any = handoff_wait_any,
     .wait_all = handoff_wait_all,
+    .still_waits = handoff_still_waits,
     .mutex_kill = handoff_mutex_kill,
     .give_back = handoff_give_back,
     .leave_queues = handoff_leave_queues,

@@ -189,7 +189,8 @@ enum { SS_WAIT_NONE = 0, SS_WAIT_ANY = 1, SS_WAIT_ALL = 2 };
  * fsync: for inspection and tests only. They are published before the sleep and withdrawn after it, so they may
  * say "waits" of a thread that is about to sleep or has just woken, never "does not wait" of one that sleeps.
  *
- * handoff: they are the thread's entries in the queues of the objects, and exact whenever nobody is in the gate.
+ * handoff: they are the thread's entries in the queues of the objects, and exact whenever nobody is in the gate, but
+ * for a thread that has gone away without it (GONE in `word`).
  * Entry i stands for waits[i] and is linked by next[i] and previous[i]. */
 struct thread_slot {
     robust_mutex liveness;

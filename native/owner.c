@@ -203,8 +203,11 @@ int owner_deregister(struct ss_namespace *ns)
         gate_unlock(ns);
         return -EBUSY;
     }
-    if (ns->engine->forget_wait != NULL)
-        ns->engine->forget_wait(ns, self->slot);
+    rc = ns->engine->forget_wait == NULL ? 0 : ns->engine->forget_wait(ns, self->slot);
+    if (rc < 0) {
+        gate_unlock(ns);
+        return rc; /* damaged: the slot stays linked where it is */
+    }
     free_thread(ns, segment_thread(ns, self->slot));
     robust_unlock(&segment_thread(ns, self->slot)->liveness);
     gate_unlock(ns);
@@ -217,7 +220,7 @@ int owner_deregister(struct ss_namespace *ns)
 /* ---- reaping threads ----
  *
  * In three transactions, or more: the thread leaves all queues and its slot is marked dead; each mutex that it owns is
- * abandoned; the slot is freed. A reaper that dies in between leaves a slot marked dead, and whoever recovers buries it.
+ * abandoned; the slot is freed. A reaper that dies in between leaves a slot marked dead; whoever recovers buries it.
  */
 
 /* `rc` is what trylock said of the slot's liveness mutex; it is locked unless that was ENOTRECOVERABLE. */

@@ -104,6 +104,15 @@ void ss_peek_header(const struct ss_peek *peek, struct ss_peek_header *out)
     out->server_tid = load32_relaxed(robust_word(&control->server)) & ROBUST_TID_MASK;
 }
 
+/* What a thread says that it waits for. Pairs with the store_release in owner_publish_wait (fsync) and in undo_write32
+ * (handoff). */
+static uint32_t wait_kind_of(const struct ss_namespace *ns, const struct thread_slot *thread)
+{
+    uint32_t kind = load32_acquire(&thread->wait_kind);
+
+    return ns->engine->still_waits == NULL || ns->engine->still_waits(thread) ? kind : SS_WAIT_NONE;
+}
+
 /* How many registered threads say that they wait on an object? */
 static uint32_t count_waiters(const struct ss_namespace *ns, uint32_t index)
 {
@@ -115,8 +124,7 @@ static uint32_t count_waiters(const struct ss_namespace *ns, uint32_t index)
         uint32_t count = segment_bounded(&thread->wait_count, SS_WAIT_MAX + 1);
         bool waits = false;
 
-        /* Pairs with the store_release in owner_publish_wait. */
-        if (load32_relaxed(&thread->state) != SS_SLOT_USED || load32_acquire(&thread->wait_kind) == SS_WAIT_NONE)
+        if (load32_relaxed(&thread->state) != SS_SLOT_USED || wait_kind_of(ns, thread) == SS_WAIT_NONE)
             continue;
         for (uint32_t i = 0; i < count; i++)
             waits = waits || load32_relaxed(&thread->waits[i]) == index;
@@ -165,7 +173,7 @@ int ss_peek_thread(const struct ss_peek *peek, uint32_t slot, struct ss_peek_thr
     out->owner_id = owner_id(slot, load32_relaxed(&thread->generation));
     out->process = load32_relaxed(&thread->process);
     out->tid = load32_relaxed(&thread->tid);
-    out->wait_kind = load32_acquire(&thread->wait_kind); /* pairs with the store_release in owner_publish_wait */
+    out->wait_kind = wait_kind_of(ns, thread);
     if (out->wait_kind == SS_WAIT_NONE)
         return 0;
     out->wait_count = segment_bounded(&thread->wait_count, SS_WAIT_MAX + 1);

@@ -9,7 +9,7 @@ import pytest
 from shmsync import _native, _traced
 
 #: What only the traced seam, the scheduler and the explorer have in them.
-TRACES = (b"step_", b"sched_", b"explore")
+TRACES = (b"step_", b"sched_grant", b"explore")
 
 
 def binary(module: object) -> bytes:

@@ -110,6 +110,13 @@ static void note_event(uint32_t thread, uint32_t kind)
         events[event_count++] = (struct sched_event){thread, threads[thread].op, kind};
 }
 
+static void note_begin(struct thread *self)
+{
+    if (!self->begun)
+        note_event((uint32_t)(self - threads), EVENT_BEGINS);
+    self->begun = true;
+}
+
 static void to_scheduler(struct thread *self)
 {
     if (_setjmp(self->context) == 0)
@@ -189,6 +196,29 @@ static int64_t run_call(const struct sched_op *op, struct sched_result *result)
     }
 }
 
+/* What came before what in the history of calls matters to who judges it, though no word in the segment tells. So,
+ * where asked for, a call begins and returns in steps of their own, and each thread has a word for them: a return, a
+ * sleep and a death write the thread's, and a beginning reads all. That makes them conflict crosswise, and only so. */
+static bool with_history;
+static const char history[STEP_THREADS_MAX];
+static const struct step_site begins = {STEP_HISTORY, "begins", __FILE__, __LINE__};
+static const struct step_site returns = {STEP_HISTORY, "returns", __FILE__, __LINE__};
+static const struct step_site dies = {STEP_HISTORY, "dies", __FILE__, __LINE__};
+
+void sched_history(uint32_t on)
+{
+    with_history = on != 0;
+}
+
+static void history_step(struct thread *self, const struct step_site *site)
+{
+    if (!with_history)
+        return;
+    self->site = site;
+    self->address = NULL;
+    to_scheduler(self);
+}
+
 static void run_program(struct thread *self)
 {
     uint32_t number = (uint32_t)(self - threads);
@@ -197,16 +227,20 @@ static void run_program(struct thread *self)
         struct sched_result *result = &self->results[self->op];
 
         if (self->ops[self->op].call == CALL_EXIT) {
+            history_step(self, &dies);
             self->state = SCHED_ENDED;
             note_event(number, EVENT_DIES);
             return;
         }
         self->begun = self->slept = self->late = false;
+        history_step(self, &begins);
+        if (with_history)
+            note_begin(self);
         do
             result->code = run_call(&self->ops[self->op], result);
         while (result->code == -EINTR);
-        if (!self->begun)
-            note_event(number, EVENT_BEGINS); /* it took no step at all */
+        note_begin(self); /* if it took no step at all */
+        history_step(self, &returns);
         result->finished = 1;
         note_event(number, EVENT_RETURNS);
     }
@@ -263,10 +297,7 @@ void sched_await(const struct step_site *site, const void *address, bool writes)
     self->address = address;
     self->writes = writes;
     to_scheduler(self);
-    if (!self->begun) {
-        self->begun = true;
-        note_event((uint32_t)(self - threads), EVENT_BEGINS);
-    }
+    note_begin(self);
 }
 
 /* Until when the call of a thread may last. */
@@ -566,16 +597,27 @@ int sched_event(uint32_t number, struct sched_event *out)
 
 /* ---- what a transition touches ---- */
 
+/* Of a thread before a step: does it write its word of the history? */
+static bool ends_something(const struct thread *thread)
+{
+    return thread->site == &returns || thread->site->op == STEP_SLEEP;
+}
+
 uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHED_MAX])
 {
     static const char kills = 0; /* as if each kill wrote it: they conflict with each other */
     const struct thread *thread = &threads[number];
+    bool is_death = kind == SCHED_KILL || (kind == SCHED_STEP && thread->site == &dies);
     uint32_t count = 0;
 
+    if (with_history && (is_death || (kind == SCHED_STEP && ends_something(thread))))
+        out[count++] = (struct touched){&history[number], true};
+    for (uint32_t t = 0; kind == SCHED_STEP && thread->site == &begins && t < thread_count; t++)
+        out[count++] = (struct touched){&history[t], false};
+    for (uint32_t i = 0; is_death && i < thread->held_count; i++)
+        out[count++] = (struct touched){thread->held[i], true};
     if (kind == SCHED_KILL) {
         out[count++] = (struct touched){&kills, true};
-        for (uint32_t i = 0; i < thread->held_count; i++)
-            out[count++] = (struct touched){thread->held[i], true};
         /* A wake of few may mean it, or somebody else if it is dead. */
         for (uint32_t i = 0; thread->state == SCHED_SLEEPING && i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
@@ -657,7 +699,7 @@ static void register_threads(void)
 }
 
 /* Somebody comes by when all is over, of whom the program knows nothing: he takes the gate, which recovers from a
- * death in it, and buries the dead. Whom that wakes does not go on: who had to be woken by chance has slept too long. */
+ * death in it, and buries the dead. Whom that wakes does not go on: who has to be woken by chance sleeps too long. */
 int sched_visit(void)
 {
     struct thread *visitor = &threads[STEP_THREADS_MAX]; /* one more than programs can have */

@@ -35,7 +35,7 @@ struct touched {
 
 /* Room for a kill: what the thread sleeps on, the robust mutexes that it holds, and what kills have in common. */
 #define SCHED_HELD_MAX 8
-#define TOUCHED_MAX (FUTEX_SLEEP_MAX + SCHED_HELD_MAX + 1)
+#define TOUCHED_MAX (FUTEX_SLEEP_MAX + SCHED_HELD_MAX + STEP_THREADS_MAX + 2)
 uint32_t sched_touched(uint32_t thread, uint32_t kind, struct touched out[TOUCHED_MAX]);
 /* Is the thread before a step, whether it may take it now or the step is to lock what is held? */
 bool sched_is_before_a_step(uint32_t thread);

@@ -13,7 +13,8 @@
 #include "real.h"
 
 static const char *const op_names[] = {
-    "load", "store", "swap", "cas", "or", "sleep", "wake", "yield", "init", "trylock", "lock", "unlock", "consistent",
+    "load",    "store",  "swap",       "cas",     "or", "sleep", "wake", "yield", "init", "trylock", "lock",
+    "unlock",  "consistent", "history",
 };
 
 struct record {

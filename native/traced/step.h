@@ -23,6 +23,7 @@ enum step_op {
     STEP_LOCK,
     STEP_UNLOCK,
     STEP_CONSISTENT,
+    STEP_HISTORY, /* no access at all: a call begins or has returned, or its thread ends (scheduler.c) */
 };
 
 /* Where in the source a step is. */

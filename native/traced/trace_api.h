@@ -102,6 +102,9 @@ struct sched_event {
 
 /* `registered`: the threads are registered before the program begins, not by its first calls. */
 int sched_begin(struct ss_namespace *ns, uint32_t threads, uint32_t registered);
+/* From the next start on: a call begins and returns in steps of their own, so that what came before what in the history
+ * of calls is explored too. */
+void sched_history(uint32_t on);
 int sched_program(uint32_t thread, const struct sched_op *ops, uint32_t count);
 void sched_restart(void);
 int sched_grant(uint32_t thread, uint32_t kind);

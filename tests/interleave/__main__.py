@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers of threads in order; 1t: its deadline comes, 1r: it looks again,"
         " 1k: it is killed, 1s: it gives up waiting for a lock",
     )
-    parser.add_argument("--engine", default="fsync")
+    parser.add_argument("--engine", required=True)
     return parser
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     with Stage(arguments.engine) as stage:
         PROGRAMS[arguments.program](stage)
-        stage.start()
+        stage.start(history=True)
         stage.play(from_text(arguments.schedule))
         for step in stage.trace:
             change = f"{step.old} -> {step.now}" if step.word else ""

@@ -40,7 +40,7 @@ def explored(engine: str, program: str, options: dict[str, Any]) -> dict[str, ob
 
     with Stage(engine) as stage:
         PROGRAMS[program](stage)
-        stage.start()
+        stage.start(history=True)
         found = explore(stage, **options)
         failed = failures(stage, found)
         text = report(program, stage, *failed[0]) if failed else ""
@@ -59,4 +59,5 @@ def explored(engine: str, program: str, options: dict[str, Any]) -> dict[str, ob
 
 if __name__ == "__main__":
     put_in_place(sys.argv[1])
-    print(json.dumps(explored(*sys.argv[2:4], json.loads("".join(sys.argv[4:]) or "{}"))))
+    _, _, ENGINE, PROGRAM, *OPTIONS = sys.argv
+    print(json.dumps(explored(ENGINE, PROGRAM, json.loads("".join(OPTIONS) or "{}"))))

@@ -215,6 +215,55 @@ def wait_all_before_wait_any(stage: Stage) -> None:
     stage.thread("C", release(s))
 
 
+def timeout_and_a_second_wait(stage: Stage) -> None:
+    """Two waits of one thread, of which the first may time out while a sweeper is in the gate."""
+    e = stage.event("E")
+    stage.thread("A", wait(e, timeout=SOME_TIME), wait(e, timeout=SOME_TIME))
+    stage.thread("B", set_(e))
+    stage.thread("S", sweep())
+
+
+def reset_after_a_death(stage: Stage) -> None:
+    """A set event and a mutex whose owner may die, one who waits for both, and a reset."""
+    m, e, z = stage.mutex("M"), stage.event("E", signaled=True), stage.semaphore("Z")
+    stage.thread("A", wait(m))
+    stage.thread("B", wait(m, e, all=True))
+    stage.thread("C", release(z), clear(e))
+
+
+def poll_after_a_death(stage: Stage) -> None:
+    """The same, with a poll that might rob the one who waits for both."""
+    m, e, z = stage.mutex("M"), stage.event("E", signaled=True), stage.semaphore("Z")
+    stage.thread("A", wait(m))
+    stage.thread("B", wait(m, e, all=True))
+    stage.thread("C", release(z), wait(e, timeout=0))
+
+
+def set_after_a_death(stage: Stage) -> None:
+    """A mutex whose owner may die, a poll for it or an event, and a set."""
+    m, x, z = stage.mutex("M"), stage.event("X"), stage.semaphore("Z")
+    stage.thread("A", wait(m))
+    stage.thread("B", wait(m, x, timeout=0))
+    stage.thread("C", release(z), set_(x))
+
+
+def poll_against_set_and_clear(stage: Stage) -> None:
+    """A poll for any of two events, of which one is set before the other is reset: it succeeds."""
+    x, y = stage.event("X", manual=True, signaled=True), stage.event("Y", manual=True)
+    stage.thread("A", wait(y, x, timeout=0))
+    stage.thread("B", set_(y))
+    stage.thread("C", clear(x))
+
+
+def poll_against_ordered_sets(stage: Stage) -> None:
+    """A poll for any of two events that are set one after the other: the second never comes
+    first."""
+    x, y = stage.event("X"), stage.event("Y")
+    stage.thread("A", wait(x, y, timeout=0))
+    stage.thread("B", set_(x))
+    stage.thread("C", set_(y))
+
+
 def alert_against_object(stage: Stage) -> None:
     """A token and an alert, against one who waits for either."""
     s, e = stage.semaphore("S"), stage.event("E")
@@ -250,12 +299,19 @@ RELAXED: dict[str, Program] = {
         three_contenders,
         set_against_timeout,
         set_and_clear_against_poll,
-        any_of_two,
     )
 }
 
 FAULTY: dict[str, Program] = {
-    each.__name__: each for each in (poll_beside_a_taker, all_against_any, pulse_against_waiter)
+    each.__name__: each
+    for each in (
+        poll_beside_a_taker,
+        all_against_any,
+        pulse_against_waiter,
+        any_of_two,
+        poll_against_set_and_clear,
+        poll_against_ordered_sets,
+    )
 }
 
 #: What only an exact engine gets right.
@@ -273,6 +329,10 @@ EXACT: dict[str, Program] = {
         hand_over_to_one_who_ends,
         taken_behind_the_gate,
         wait_all_before_wait_any,
+        timeout_and_a_second_wait,
+        reset_after_a_death,
+        poll_after_a_death,
+        set_after_a_death,
         abandoned_in_a_wait_all,
         alert_against_object,
     )

@@ -42,7 +42,7 @@ def explored(
     cannot explain, or that leaves the segment wrong."""
     with Stage(engine) as stage:
         PROGRAMS[name](stage)
-        stage.start()
+        stage.start(history=True)
         searches = explore_far(stage, schedules_max=schedules_max, kills=kills, slices=slices)
         for found in searches:
             print(f"{engine} {name}, {kills} kills, {slices} slices: {found}")
@@ -96,7 +96,7 @@ def test_the_explorer_finds_what_fsync_does_wrong(program: str) -> None:
     """The failures that Wine's FSYNC has are found, not just looked for."""
     with Stage("fsync") as stage:
         PROGRAMS[program](stage)
-        stage.start()
+        stage.start(history=True)
         found = explore(stage)
         assert found.exhausted
         wrong = failures(stage, found)
@@ -114,7 +114,7 @@ def test_random_schedules_are_explained_too(engine: Engine, program: str) -> Non
         return  # what fsync gets wrong has tests of its own
     with Stage(engine.name) as stage:
         PROGRAMS[program](stage)
-        stage.start()
+        stage.start(history=True)
         found = explore(stage, random=2000, seed=SEED, kills=2 if exact else 0)
         wrong = failures(stage, found)
         assert not wrong, f"SHMSYNC_SEED={SEED}\n" + report(program, stage, *wrong[0])

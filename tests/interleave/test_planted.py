@@ -66,7 +66,7 @@ PLANTED = {
         0,
         "        if (!is_signaled_for(wait->objects[i], wait->self->id))\n            continue;\n",
         "        if (!is_signaled_for(wait->objects[i], wait->self->id)) {\n"
-        "            give_captured_free(slow);\n            continue;\n        }\n",
+        "            give_free(wait->objects[i]);\n            continue;\n        }\n",
     ),
     "an object given free before the commit": fault(
         "taken_behind_the_gate",
@@ -151,6 +151,24 @@ PLANTED = {
         "    if (!owner_slot_is_alive(ns, place.slot))\n        return 1;\n",
         "",
     ),
+    "a reset that does not ask for dead owners": fault(
+        "reset_after_a_death",
+        1,
+        "    int rc = change->what == KILL ? 0 : ",
+        "    int rc = change->what == KILL || change->what == RESET ? 0 : ",
+    ),
+    "a poll that does not ask for the dead owners of others": fault(
+        "poll_after_a_death",
+        1,
+        "            rc = abandon_for_waiters(wait->ns, wait->objects[i]);\n",
+        "            rc = 0;\n",
+    ),
+    "owners who are asked before the objects are captured": fault(
+        "set_after_a_death",
+        1,
+        "        capture(slow, wait->objects[i]);\n    if (wait->alert != NULL)",
+        "        (void)slow;\n    if (wait->alert != NULL)",
+    ),
     "an abandoned mutex that is not settled": fault(
         "abandoned_in_a_wait_all",
         1,
@@ -179,7 +197,7 @@ PLANTED = {
         slices=2,
     ),
     "one who has gone away and stays in his queue": fault(
-        "set_against_timeout",
+        "timeout_and_a_second_wait",
         0,
         "        rc = remove_gone(wait->ns, wait->self->slot);\n",
         "        rc = 0;\n",

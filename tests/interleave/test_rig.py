@@ -97,6 +97,21 @@ PLANTED: dict[str, tuple[str, Mend]] = {
 }
 
 
+def precedence(ending: Ending) -> frozenset[tuple[tuple[int, int], tuple[int, int]]]:
+    """Which call had returned, or slept, before which other one began."""
+    order = []
+    for at, later in enumerate(ending.events):
+        if later.kind == lib.EVENT_BEGINS:
+            before = [
+                e for e in ending.events[:at] if e.kind in FINISHED and e.thread != later.thread
+            ]
+            order += [((e.thread, e.call), (later.thread, later.call)) for e in before]
+    return frozenset(order)
+
+
+FINISHED = (lib.EVENT_RETURNS, lib.EVENT_SLEEPS)
+
+
 def relevant(ending: Ending) -> tuple[object, ...]:
     """What of an ending does not depend on whether somebody who was done was killed afterwards: the
     mutex that he had kept is owned, or abandoned."""
@@ -108,7 +123,7 @@ def relevant(ending: Ending) -> tuple[object, ...]:
         "kept" if state.owner is not None or state.abandoned else state
         for _, state in ending.objects
     )
-    return ending.results, states, objects
+    return ending.results, states, objects, precedence(ending)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -116,7 +131,7 @@ def relevant(ending: Ending) -> tuple[object, ...]:
 def test_reduction_finds_every_ending_that_the_plain_search_finds(name: str, kills: int) -> None:
     with Stage() as stage:
         PROGRAMS[name](stage)
-        stage.start()
+        stage.start(history=True)
         reduced = explore(stage, kills=kills)
         plain = explore(stage, kills=kills, preemptions=3, schedules_max=3_000_000)
         print(f"{name}, {kills} kills: {reduced}; {plain}")

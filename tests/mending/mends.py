@@ -557,19 +557,22 @@ MENDS[37] = Mend(
     (
         (
             """\
-    if (load32_acquire(&object->word0) != owner)
-        return -EPERM;
-    store32_release(&object->word0, ABANDONED);
+            if (state.owner == id)
+                ns->engine->mutex_kill(ns, object, id);
 """,
             """\
-    if (load32_acquire(&object->word0) == 0)
-        wake_everybody(object); /* the dead one may have been about to */
-    if (load32_acquire(&object->word0) != owner)
-        return -EPERM;
-    store32_release(&object->word0, ABANDONED);
+            if (state.owner == id)
+                ns->engine->mutex_kill(ns, object, id);
+            else if (state.owner == 0)
+                futex_wake(&object->word0, INT_MAX); /* the dead one may have been about to */
 """,
         ),
+        (
+            "/* Also frees what only the dead thread's waiting",
+            '#include "futex.h"\n\n/* Also frees what only the dead thread\'s waiting',
+        ),
     ),
+    file="owner.c",
 )
 
 MENDS[38] = Mend(
@@ -648,7 +651,7 @@ AFTER_THE_SWEEP = Mend(
 
                 if (wait->kinds[i] == SS_MUTEX &&
                     owner_id(wait->self->slot, load32_acquire(&me->generation)) != wait->self->id) {
-                    fsync_mutex_kill(wait->objects[i], wait->self->id);
+                    fsync_mutex_kill(wait->ns, wait->objects[i], wait->self->id);
                     return -EBADMSG;
                 }
 """,

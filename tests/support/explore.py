@@ -469,7 +469,8 @@ def report(name: str, stage: Stage, why: str, outcome: Outcome) -> str:
         )
         lines.append(f"  {thread.name} {state.name.lower()}: {calls}")
     lines += [f"  {name} {in_words(state)}" for name, state in outcome.ending.objects]
-    lines.append(f"again: python -m tests.interleave {name} '{to_text(outcome.schedule)}'")
+    command = f"python -m tests.interleave --engine {stage.engine} {name}"
+    lines.append(f"again: {command} '{to_text(outcome.schedule)}'")
     return "\n".join(lines)
 
 

@@ -410,9 +410,11 @@ class Stage:
 
     # ---- running ----
 
-    def start(self, *, registered: bool = True) -> None:
-        """Puts every thread before its first step. ``registered``: they have their slots
-        already."""
+    def start(self, *, registered: bool = True, history: bool = False) -> None:
+        """Puts every thread before its first step. ``registered``: they have their slots already.
+        ``history``: a call begins and returns in steps of their own, which leave no trace, so that
+        a search also tries what came before what in the history of calls."""
+        lib.sched_history(history)
         code = lib.sched_begin(self._mapping, len(self.threads), registered)
         assert code == 0, os.strerror(-code)
         self._started = True

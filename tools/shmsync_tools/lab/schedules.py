@@ -74,15 +74,20 @@ class Tried:
         return Finding(Verdict.CANNOT_OCCUR, checked + otherwise, nt)
 
 
-def in_all_schedules(stage: ScriptedStage, failure: Callable[[], bool]) -> Tried:
+def in_all_schedules(
+    stage: ScriptedStage, failure: Callable[[], bool], *, ordered: bool = False
+) -> Tried:
     """Looks for a failure wherever the program can end. Not with fsync, of which the script shows
-    it: its retry loops have schedules without an end (F11, F14)."""
+    it: its retry loops have schedules without an end (F11, F14). ``ordered``: the failure is told
+    by what came before what in the history of calls, so every order of that is tried too."""
     if stage.engine == "fsync":
         return Tried()
     runs = failed = 0
+    lib.sched_history(ordered)
     for count in outcomes(stage):
         runs += count
         failed += count * failure()
+    lib.sched_history(False)
     stage.restart()
     names = [thread.name for thread in stage.threads]
     who = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]

@@ -95,6 +95,7 @@ def last_come_first_served(stage: ScriptedStage) -> Finding:
     tried = in_all_schedules(
         stage,
         lambda: (w.state, v.state) == (State.DONE, State.SLEEPING) and slept_before(stage, v, w),
+        ordered=True,
     )
     stage.say("V comes first and sleeps on S, then W")
     v.run()
@@ -201,8 +202,13 @@ def spinning(stage: ScriptedStage) -> Finding:
         return Finding(Verdict.OCCURS, seen, nt)
     return Finding(
         Verdict.NOT_REPRODUCED,
-        "It was a patch that made waits spin before they sleep, and this engine "
-        + stage.by_engine("is FSYNC without it.", handoff="does not spin.")
+        "It was a patch that made waits spin before they sleep, "
+        + stage.by_engine(
+            "and this engine is FSYNC without it.",
+            handoff="with the grab inside. This engine may look a few times before it queues, where"
+            " there is more than one processor, but each look ends with the first grab; on the"
+            " stage it does not look again.",
+        )
         + " Run all the same: each wait took one token with one compare-and-swap, and the last one"
         " slept "
         + stage.by_engine(

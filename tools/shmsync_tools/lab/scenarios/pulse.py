@@ -43,7 +43,7 @@ def pulse_lost(stage: ScriptedStage) -> Finding:
         return [each.name for each in asleep if slept_before(stage, each, p)]
 
     stage.start()
-    tried = in_all_schedules(stage, lambda: bool(left()))
+    tried = in_all_schedules(stage, lambda: bool(left()), ordered=True)
     stage.say("V and W sleep on E")
     v.run()
     w.run()
@@ -116,7 +116,7 @@ def pulse_undoes_a_set(stage: ScriptedStage) -> Finding:
         return returned_before(stage, w, s) and s.results[1].code == TIMED_OUT
 
     stage.start()
-    tried = in_all_schedules(stage, undone)
+    tried = in_all_schedules(stage, undone, ordered=True)
     stage.say("W sleeps on E")
     w.run()
     stage.say(
@@ -182,7 +182,9 @@ def pulse_and_wait_all(stage: ScriptedStage) -> Finding:
     w = stage.thread("W", wait(e, y, all=True))
     p = stage.thread("P", pulse(e))
     stage.start()
-    tried = in_all_schedules(stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, p))
+    tried = in_all_schedules(
+        stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, p), ordered=True
+    )
     stage.say("W waits for E and Y; Y is set, and W sleeps on E", handoff="W sleeps for E and Y")
     w.run()
     stage.say(
@@ -208,7 +210,9 @@ def set_and_reset(stage: ScriptedStage) -> Finding:
     w = stage.thread("W", wait(x))
     s = stage.thread("S", set_(x), clear(x))
     stage.start()
-    tried = in_all_schedules(stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, s))
+    tried = in_all_schedules(
+        stage, lambda: w.state is State.SLEEPING and slept_before(stage, w, s), ordered=True
+    )
     stage.say("W sleeps on X", handoff="W sleeps for X")
     w.run()
     stage.say(

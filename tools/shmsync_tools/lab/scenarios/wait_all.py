@@ -571,7 +571,9 @@ def missed_instant(stage: ScriptedStage) -> Finding:
     b = stage.thread("B", set_(y), set_(x), clear(x), set_(x), clear(x), set_(x), clear(x))
     stage.start()
     tried = in_all_schedules(
-        stage, lambda: a.state is State.SLEEPING and slept_before(stage, a, b, 5)
+        stage,
+        lambda: a.state is State.SLEEPING and slept_before(stage, a, b, 5),
+        ordered=True,
     )
     stage.say("A finds X reset, and sleeps" + stage.by_engine(" on it", handoff=""))
     a.run()
