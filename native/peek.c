@@ -104,7 +104,7 @@ void ss_peek_header(const struct ss_peek *peek, struct ss_peek_header *out)
     out->server_tid = load32_relaxed(robust_word(&control->server)) & ROBUST_TID_MASK;
 }
 
-/* What a thread says that it waits for. Pairs with the store_release in owner_publish_wait (fsync) and in undo_write32
+/* What a thread says that it waits for. Pairs with the release stores that say so, in owner.c (fsync) and in gate.c
  * (handoff). */
 static uint32_t wait_kind_of(const struct ss_namespace *ns, const struct thread_slot *thread)
 {

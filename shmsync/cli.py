@@ -257,7 +257,10 @@ def _add_doctor(commands: Any) -> None:
 def _add_lab(commands: Any) -> None:
     # Its arguments, and its help, are its own: no argument looks like an option to this parser.
     parser = commands.add_parser(
-        "lab", help="every known failure on demand, on each engine", add_help=False, prefix_chars="\0"
+        "lab",
+        help="every known failure on demand",
+        add_help=False,
+        prefix_chars="\0",
     )
     parser.add_argument("arguments", nargs="*")
     parser.set_defaults(run=_lab)

@@ -100,8 +100,8 @@ def _futex_waitv() -> Check:
         "futex_waitv",
         "warn",
         f"refused: {os.strerror(-rc)}",
-        "without it fsync cannot run, and handoff learns of a dead owner within 100 ms, not 1 ms; it"
-        " came with Linux 5.16, and a container's seccomp filter may block it on newer kernels",
+        "without it fsync cannot run, and handoff learns of a dead owner within 100 ms, not 1;"
+        " it came with Linux 5.16, and a container's seccomp filter may block it on newer kernels",
     )
 
 
@@ -120,7 +120,7 @@ def _shared_memory() -> Check:
     if not os.access(DIRECTORY, os.W_OK | os.X_OK):
         return Check(name, "fail", detail, f"you cannot create files there: chmod 1777 {DIRECTORY}")
     if free < 4:
-        advice = "nearly full: a namespace takes about 2.5 MiB; docker run --shm-size makes it larger"
+        advice = "nearly full: a namespace takes 2.5 MiB; docker run --shm-size makes it larger"
         return Check(name, "warn", detail, advice)
     if mode & 0o1000 == 0:
         return Check(name, "warn", detail, "not sticky: any user may remove any namespace")

@@ -83,7 +83,7 @@ private_apt() {
     uri=$(mirror)
     [ -n "$uri" ] ||
         die 69 "apt knows no Debian mirror (an address that ends in /debian)" \
-            "Add one to /etc/apt/sources.list, for example:  deb https://deb.debian.org/debian stable main"
+            "Add a line to /etc/apt/sources.list:  deb (a mirror's address) stable main"
     mkdir -p "$dir"/{lists,cache/archives}/partial
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $vm_suite main" >"$dir/sources.list"
     apt=(-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache" -o "Dir::Etc::sourcelist=$dir/sources.list"

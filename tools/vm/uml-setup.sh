@@ -1,13 +1,13 @@
 # Builds User Mode Linux with the ntsync driver, from Debian's kernel source. Sourced by tools/vm/run.
 # shellcheck shell=bash disable=SC2154 # variables of run and common.sh
 #
-# Leaves in $vm_state/uml: linux (one static program) and kernel-version.
+# Leaves in $vm_state/uml: linux (one static program), the config it was made from, kernel-version.
 
 uml_dir=$vm_state/uml
 
 setup_uml() {
     # A change of the configuration builds it anew.
-    [ ! -s "$uml_dir/kernel-version" ] || [ "$vm_here/uml.config" -nt "$uml_dir/linux" ] || return 0
+    [ ! -s "$uml_dir/kernel-version" ] || ! cmp -s "$vm_here/uml.config" "$uml_dir/config" || return 0
     say "building User Mode Linux with ntsync in $vm_state, once; 5 to 10 minutes, and 3 GB meanwhile:"
     need_debian_x86_64
     need_packages gcc make flex bison bc xz-utils libc6-dev busybox-static
@@ -32,6 +32,7 @@ build_uml() {
     step "configuring it" configure_uml "$source"
     step "compiling it (5 to 10 minutes on 2 cores)" make -s -C "$source" ARCH=um -j "$(($(nproc) + 1))"
     cp "$KBUILD_OUTPUT/linux" "$uml_dir/linux"
+    cp "$vm_here/uml.config" "$uml_dir/config"
     cat "$KBUILD_OUTPUT/include/config/kernel.release" >"$uml_dir/kernel-version"
     unset KBUILD_OUTPUT TMPDIR
     rm -rf "$work"
