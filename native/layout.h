@@ -33,7 +33,7 @@
  *     header            boot_id             64    16  creator, byte 0
  *     header                               128        (size of the struct)
  *     control           gate                 0    64  lock, unlock
- *     control           server              64    64  sweepers: lock, unlock
+ *     control           server              64    64  sweepers or broker: lock, unlock
  *     control           objects_fresh      128     4  gate, undo log
  *     control           objects_free       132     4  gate, undo log
  *     control           threads_fresh      136     4  gate, undo log
@@ -156,7 +156,7 @@ struct undo_entry {
 
 struct control {
     robust_mutex gate;        /* protects everything marked "gate" */
-    robust_mutex server;      /* held by the one sweeper that sweeps */
+    robust_mutex server;      /* held by the one sweeper that sweeps, or by the broker */
     shared32 objects_fresh;   /* slots from here on were never used */
     shared32 objects_free;    /* link to the freed slots, chained through `next` */
     shared32 threads_fresh;   /* slots from here on were never used */
@@ -224,6 +224,13 @@ struct queue {
  *     semaphore         count                                  maximum
  *     mutex             owner id; 0 free; ~0 abandoned         recursion count
  *     event             signaled                               unused
+ *
+ *     esync: beside an eventfd
+ *     semaphore         maximum                                count
+ *     mutex             owner id; 0 free; ~0 abandoned         recursion count
+ *     event             signaled                               spin lock, if manual
+ *
+ *     ntsync            what the object was made of; the kernel has the rest (engine_ntsync.c)
  *
  *     handoff           both, as one word of 64 bits: count or signaled in the low half, owner id and three
  *                       flags in the high half (engine_handoff.c)

@@ -7,9 +7,9 @@
         ...
 
 General layout: ``namespace`` is the way in by name, ``objects`` the handles, ``waiting`` the waits
-on one or many, ``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``inspect``
-looks without touching, ``cli`` is the command ``shmsync``. The C in ``native/`` is
-``shmsync._native``.
+on one or many, ``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``broker``
+the process behind those whose objects are file descriptors, ``inspect`` looks without touching,
+``cli`` is the command ``shmsync``. The C in ``native/`` is ``shmsync._native``.
 """
 
 from shmsync.errors import (

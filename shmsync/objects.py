@@ -326,8 +326,8 @@ class Event(Handle):
 
     def pulse(self) -> bool:
         """Lets those pass who wait at this moment (one, if auto-reset), and leaves it reset.
-        Returns whether it was signaled before, in which case it is just reset. (``fsync`` may miss
-        them.)"""
+        Returns whether it was signaled before, in which case it is just reset. (``fsync`` and
+        ``esync`` may miss them.)"""
         return bool(self._call(lib.ss_event_pulse))
 
     def is_set(self) -> bool:

@@ -241,7 +241,8 @@ def wait_all(
 ) -> WaitResult | None:
     """Waits until all of 1 to 64 objects are signaled at one instant, and takes them all, or none.
 
-    (The ``fsync`` engine takes them one after the other, as Wine's FSYNC did; see the README.)
+    (The engines ``fsync`` and ``esync`` take them one after the other, as Wine's did; see the
+    README.)
 
     As ``wait_any``, but the result's ``index`` is 0 and its ``handle`` the first one, ``abandoned``
     says that at least one mutex among them was, and the same object twice (the alert counts) is a

@@ -295,7 +295,7 @@ class EngineWorld:
             actor.kill()
         else:
             assert actor.exit() == 0
-        if not self.exact:
+        if not self.exact or self.engine.brokered:
             eventually(lambda: tid not in registered(actor.namespace), f"{thread!r} is swept")
 
     def _thread(self, letter: str) -> ActorThread:
