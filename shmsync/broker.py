@@ -48,6 +48,7 @@ PROCESS_NAME: Final = "shmsync-broker"
 # answer.
 _REQUEST: Final = struct.Struct("=II")
 _ANSWER: Final = struct.Struct("=i")
+_INT: Final = struct.Struct("i")
 #: The index of a request to join. The answer's descriptor, if any, is what the engine needs too.
 _JOIN: Final = 0xFFFFFFFF
 
@@ -132,7 +133,10 @@ def _ask(where: str, index: int, generation: int, name: str) -> tuple[socket.soc
     connection = _connect(where, name)
     try:
         connection.send(_REQUEST.pack(index, generation))
-        data, descriptors, flags, _ = socket.recv_fds(connection, _ANSWER.size, 1)
+        # Not recv_fds: it drops its flags.
+        data, extras, flags, _ = connection.recvmsg(
+            _ANSWER.size, socket.CMSG_SPACE(_INT.size), socket.MSG_CMSG_CLOEXEC
+        )
     except (ConnectionResetError, BrokenPipeError):
         connection.close()
         raise _NobodyThereError from None
@@ -144,7 +148,7 @@ def _ask(where: str, index: int, generation: int, name: str) -> tuple[socket.soc
     except BaseException:
         connection.close()
         raise
-    return connection, descriptors[0] if descriptors else -1
+    return connection, int(_INT.unpack(extras[0][2])[0]) if extras else -1
 
 
 def _check(data: bytes, flags: int, name: str) -> None:

@@ -214,6 +214,16 @@ def test_closing_and_opening_again_leaves_no_descriptor() -> None:
         assert descriptors() == before
 
 
+def test_programs_that_a_client_starts_inherit_nothing_of_it() -> None:
+    with namespace() as ns:
+        objects = [ns.event(), ns.mutex()]
+        listed = subprocess.run(
+            ["ls", "-l", "/proc/self/fd"], close_fds=False, capture_output=True, check=True
+        )
+        assert b"eventfd" not in listed.stdout
+        assert len(objects) == 2
+
+
 # ---- its clients' deaths ----
 
 
