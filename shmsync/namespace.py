@@ -239,7 +239,8 @@ class Namespace:
     name: 1 to 200 bytes of UTF-8 without control characters and ``/``; the file is
         ``/dev/shm/shmsync-<name>``.
     engine: the algorithm, see ``shmsync.engine.engines()``. None takes the segment's, and for a
-        new one the default. Another than the segment's is a ``ValueError`` that names both.
+        new one the default. Another than the segment's is a ``ValueError`` that names both. Under
+        ``esync`` and ``ntsync`` the first opener starts a broker, which serves one user only.
     create: False raises ``NotFoundError`` if it does not exist.
     exclusive: raises ``ExistsError`` if it does.
     capacity: objects that fit, 1 to 2**24.
