@@ -22,7 +22,7 @@ def planted_explored(module: Path, engine: str, program: str, **options: object)
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

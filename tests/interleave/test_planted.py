@@ -213,7 +213,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_fault_in_the_protocol_is_found(workshop: Workshop, name: str) -> None:
     planted = PLANTED[name]

@@ -341,7 +341,7 @@ def test_there_are_kept_schedules() -> None:
 # ---- planted faults ----
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(workshop: Workshop, fault: str) -> None:
     program, planted = PLANTED[fault]
@@ -360,7 +360,7 @@ def bounded(workshop: Workshop) -> Path:
     return workshop.build("bounded", Mend("sleeps are bounded", (BOUNDED,)))
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 @pytest.mark.parametrize("method", [{}, {"preemptions": 2}, {"random": 2000, "seed": 1}])
 def test_a_thread_looks_again_after_a_kill(bounded: Path, method: dict[str, int]) -> None:
     found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, **method)
@@ -375,7 +375,7 @@ def test_a_thread_looks_again_after_a_kill(bounded: Path, method: dict[str, int]
     assert any("0k 1r" in schedule for schedule in late)
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
     """As for the other programs, with a second kill after which they may look again once more."""
 
@@ -387,7 +387,7 @@ def test_reduction_leaves_no_ending_of_re_looks_out(bounded: Path) -> None:
     assert results() == results(preemptions=2)
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
     found = planted_explored(bounded, "fsync", "owner_dies_unswept", kills=1, relooks=0)
     assert found["exhausted"]
@@ -395,7 +395,7 @@ def test_who_may_not_look_again_stays_asleep(bounded: Path) -> None:
     assert not any("r" in schedule for schedule, _ in found["endings"])
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 def test_looking_again_does_not_heal_a_lost_wake(workshop: Workshop) -> None:
     """Without a kill nobody looks again."""
     module = workshop.build("bounded-no-wake", Mend("and a wake is missing", (BOUNDED, NO_WAKE)))
@@ -404,7 +404,7 @@ def test_looking_again_does_not_heal_a_lost_wake(workshop: Workshop) -> None:
     assert not any("r" in schedule for schedule, _ in found["endings"])
 
 
-@pytest.mark.seconds(120)
+@pytest.mark.seconds(300)
 def test_the_deadline_of_a_call_ends_a_bounded_sleep(bounded: Path) -> None:
     found = planted_explored(bounded, "fsync", "set_against_timeout")
     assert not found["failures"], found["first"]
