@@ -127,3 +127,11 @@ def test_the_search_finds_what_esync_gets_wrong(program: str) -> None:
         stage.start()
         found = [failures(stage, each) for each in explore_far(stage, schedules_max=50_000)]
         assert any(found) is (program not in RIGHT)
+
+
+def test_the_search_finds_a_token_that_is_counted_and_not_there() -> None:
+    """F41: a release has counted its token, and is held before it writes it."""
+    with Stage("esync") as stage:
+        PROGRAMS["five_at_two_semaphores"](stage)
+        stage.start()
+        assert any(failures(stage, each) for each in explore_far(stage, schedules_max=5_000))
