@@ -77,4 +77,6 @@ def test_overlapping_calls_are_explained(engine: Engine, objects: str) -> None:
 @pytest.mark.seconds(60 + ROUNDS / 20)
 @pytest.mark.parametrize("objects", SIMPLE)
 def test_overlapping_calls_on_one_object_are_explained(engine: Engine, objects: str) -> None:
+    if engine.name == "esync":
+        pytest.skip("an object of ESYNC is two halves that do not change at one instant: F41")
     hammer(engine, OBJECTS[objects], simple=True, queued=bool(engine.semantics & Semantics.FIFO))
