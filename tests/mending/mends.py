@@ -557,11 +557,11 @@ MENDS[37] = Mend(
     (
         (
             """\
-            if (state.owner == id)
+            if (state.owner == id || ns->engine->owner_is_a_hint)
                 ns->engine->mutex_kill(ns, object, id);
 """,
             """\
-            if (state.owner == id)
+            if (state.owner == id || ns->engine->owner_is_a_hint)
                 ns->engine->mutex_kill(ns, object, id);
             else if (state.owner == 0)
                 futex_wake(&object->word0, INT_MAX); /* the dead one may have been about to */
