@@ -264,6 +264,13 @@ def poll_against_ordered_sets(stage: Stage) -> None:
     stage.thread("C", set_(y))
 
 
+def signal_and_wait_against_waiter(stage: Stage) -> None:
+    """Two who take turns: one signals the other and waits, the other does what it waits for."""
+    s, e = stage.semaphore("S"), stage.event("E")
+    stage.thread("A", wait(s, signal=e))
+    stage.thread("B", wait(e), release(s))
+
+
 def alert_against_object(stage: Stage) -> None:
     """A token and an alert, against one who waits for either."""
     s, e = stage.semaphore("S"), stage.event("E")
@@ -330,6 +337,7 @@ EXACT: dict[str, Program] = {
         taken_behind_the_gate,
         wait_all_before_wait_any,
         timeout_and_a_second_wait,
+        signal_and_wait_against_waiter,
         reset_after_a_death,
         poll_after_a_death,
         set_after_a_death,
