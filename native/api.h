@@ -148,6 +148,9 @@ struct ss_wait {
 int ss_wait(struct ss_wait *wait);
 int ss_wait_undo(struct ss_wait *wait);
 
+/* The address of the functions that shmsync._fast calls (fast.h). */
+uint64_t ss_fast_table(void);
+
 /* ---- the NT rules (object.c), for engines, and for tests to compare with a model ---- */
 
 int ss_object_check(const struct ss_state *initial);

@@ -57,12 +57,7 @@
 #define _GNU_SOURCE
 #include "engine.h"
 #include "futex.h"
-
-#define CAPTURED (1ull << 61)
-#define QUEUED (1ull << 62)
-#define ABANDONED (1ull << 63)
-#define FLAGS (CAPTURED | QUEUED | ABANDONED)
-#define OWNER_MASK 0x1fffffffu
+#include "handoff.h"
 
 #define RESULT_MASK 0xffu
 #define RESULT_ALL 0x80u
@@ -89,31 +84,6 @@ SS_TRANSACTION(2 * ENTRIES + 4);
 
 /* ---- words ---- */
 
-static uint32_t kind_of(const struct object *object)
-{
-    return load32_relaxed(&object->kind);
-}
-
-static void unpack(const struct object *object, uint32_t kind, uint64_t word, struct ss_state *state)
-{
-    *state = (struct ss_state){.kind = kind};
-    if (kind == SS_SEMAPHORE) {
-        state->count = (uint32_t)word;
-        state->maximum = load32_relaxed(&object->maximum);
-    } else if (kind == SS_MUTEX) {
-        state->count = (uint32_t)word;
-        state->owner = (uint32_t)(word >> 32) & OWNER_MASK;
-        state->abandoned = (word & ABANDONED) != 0;
-    } else {
-        state->signaled = (uint32_t)word != 0;
-    }
-}
-
-static uint64_t pack(const struct ss_state *state)
-{
-    return (state->abandoned ? ABANDONED : 0) | (uint64_t)state->owner << 32 | (state->count | state->signaled);
-}
-
 /* The state of an object that nobody else can change: it is captured or queued at, and we hold the gate. */
 static struct ss_state held_state(const struct object *object)
 {
@@ -134,44 +104,18 @@ static bool is_signaled_for(const struct object *object, uint32_t owner)
 {
     struct ss_state state = held_state(object);
 
-    return ss_object_is_signaled(&state, owner);
+    return object_is_signaled(&state, owner);
 }
 
 /* Logs the taking of a signaled object. Was it an abandoned mutex? */
 static bool take(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     struct ss_state state = held_state(object);
-    bool abandoned = ss_object_take(&state, owner) != 0;
+    bool abandoned = object_take(&state, owner) != 0;
 
     if (state.kind != SS_MANUAL_EVENT)
         write_state(ns, object, &state);
     return abandoned;
-}
-
-/* ---- changes: what a call does to one object, as a value ---- */
-
-enum what { RELEASE, UNLOCK, KILL, SET, RESET, PULSE };
-
-struct change {
-    enum what what;
-    uint32_t argument; /* count of a release, owner of an unlock or kill */
-};
-
-/* PULSE as far as it goes where nobody waits, or the event is set: it is reset. */
-static int64_t apply(const struct change *change, struct ss_state *state)
-{
-    switch (change->what) {
-    case RELEASE:
-        return ss_object_semaphore_release(state, change->argument);
-    case UNLOCK:
-        return ss_object_mutex_unlock(state, change->argument);
-    case KILL:
-        return ss_object_mutex_kill(state, change->argument);
-    case SET:
-        return ss_object_event_set(state);
-    default:
-        return ss_object_event_reset(state);
-    }
 }
 
 /* ---- slow paths ---- */
@@ -609,7 +553,7 @@ static void end_pulse(struct ss_namespace *ns)
         struct object *object = segment_object(ns, link - 1);
         struct ss_state state = held_state(object);
 
-        ss_object_event_reset(&state);
+        object_event_reset(&state);
         write_state(ns, object, &state);
     }
     undo_write32(ns, pulsing, 0);
@@ -621,7 +565,7 @@ static int pulse(struct slow *slow, struct object *object, struct ss_state *stat
 {
     int rc;
 
-    ss_object_event_set(state);
+    object_event_set(state);
     write_state(slow->ns, object, state);
     undo_write32(slow->ns, &segment_control(slow->ns)->pulsing,
                  segment_link(segment_object_index(slow->ns, object)));
@@ -737,23 +681,9 @@ static int64_t change_under_gate(struct ss_namespace *ns, struct object *object,
 
 static int64_t change_object(struct ss_namespace *ns, struct object *object, uint32_t kind, struct change change)
 {
-    uint64_t word = load64_acquire(&object->word);
+    int64_t result = try_change(object, kind, change);
 
-    while (!(word & FLAGS)) {
-        struct ss_state state;
-        uint64_t found;
-        int64_t result;
-
-        unpack(object, kind, word, &state);
-        result = apply(&change, &state);
-        if (result < 0)
-            return result;
-        found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word)
-            return result;
-        word = found;
-    }
-    return change_slow(ns, object, &change);
+    return result == -EAGAIN ? change_slow(ns, object, &change) : result;
 }
 
 static int64_t handoff_semaphore_release(struct ss_namespace *ns, struct object *object, uint32_t count)
@@ -826,8 +756,7 @@ static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t
 {
     int rc;
 
-    /* What a captured word says could be undone. An owner may be dead, also of what others wait for beside this. */
-    if (!handoff_peek(object, kind, state) && state->owner == 0 && !is_queued_at(object))
+    if (try_read(object, kind, state))
         return 0;
     rc = gate_lock(ns);
     if (rc < 0)
@@ -852,27 +781,9 @@ static bool is_only_a_poll(const struct wait *wait)
  * several objects one after the other is not one instant.) 0, -ETIMEDOUT, or -EAGAIN: it takes the gate. */
 static int try_first(struct wait *wait)
 {
-    struct object *object = wait->objects[0];
-    uint64_t word = load64_acquire(&object->word); /* pairs with the exchange of who signaled it */
+    int rc = try_take(wait->objects[0], wait->kinds[0], wait->self->id);
 
-    while (!(word & CAPTURED)) {
-        struct ss_state state;
-        uint64_t found;
-
-        unpack(object, wait->kinds[0], word, &state);
-        if (!ss_object_is_signaled(&state, wait->self->id))
-            return is_only_a_poll(wait) ? -ETIMEDOUT : -EAGAIN;
-        if (wait->kinds[0] == SS_MANUAL_EVENT)
-            return 0;
-        if (word & FLAGS)
-            return -EAGAIN;
-        ss_object_take(&state, wait->self->id);
-        found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word)
-            return 0;
-        word = found;
-    }
-    return -EAGAIN;
+    return rc == -ETIMEDOUT && !is_only_a_poll(wait) ? -EAGAIN : rc;
 }
 
 /* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */

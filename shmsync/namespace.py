@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import posix_ipc
 
 from shmsync._native import ffi, lib
+from shmsync.calls import COUNT_MAX
 from shmsync.engine import DEFAULT, by_name, by_number
 from shmsync.errors import (
     BrokenError,
@@ -26,7 +27,7 @@ from shmsync.errors import (
     UnsupportedError,
     from_errno,
 )
-from shmsync.objects import CLASS_OF_KIND, COUNT_MAX, Event, Handle, Mutex, Semaphore
+from shmsync.objects import CLASS_OF_KIND, Event, Handle, Mutex, Semaphore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
