@@ -85,6 +85,7 @@ struct ss_open {
     uint32_t flags;         /* in: SS_CREATE, SS_EXCLUSIVE, or SS_BY_SLOT */
     struct ss_state initial;/* in: of a new object; kind SS_FREE opens any */
     uint32_t owned;         /* in: a new mutex is the calling thread's */
+    uint32_t barging;       /* in: a new mutex need not be fair */
     uint32_t index;         /* in with SS_BY_SLOT, out */
     uint32_t generation;    /* in with SS_BY_SLOT, out */
     struct ss_handle *handle; /* out */

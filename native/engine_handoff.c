@@ -72,6 +72,8 @@
 /* For how long the gate has to be out of reach before it counts as shut: somebody is stopped in it. A wait whose time
  * is up, but that was never queued, then says so; one that is queued gives up its place, to see to signals. */
 #define PATIENCE_NS (1000 * NS_PER_MS)
+/* How long a wait for a mutex that need not be fair tries to get it before it queues. */
+#define BARGE_NS NS_PER_MS
 /* Looks before a sleep (SPINS_MAX at most). */
 #define SPINS_MIN 10
 #define SPINS_NEVER UINT32_MAX
@@ -693,7 +695,11 @@ static int64_t handoff_semaphore_release(struct ss_namespace *ns, struct object 
 
 static int64_t handoff_mutex_unlock(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
-    return change_object(ns, object, SS_MUTEX, (struct change){UNLOCK, owner});
+    int64_t result = change_object(ns, object, SS_MUTEX, (struct change){UNLOCK, owner});
+
+    if (result == 1)
+        wake_barger(object);
+    return result;
 }
 
 static int64_t handoff_event_set(struct ss_namespace *ns, struct object *object)
@@ -1077,6 +1083,44 @@ static bool may_spin(struct wait *wait)
     return *spins != SPINS_NEVER && wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL;
 }
 
+/* Is it for a mutex that need not be fair? */
+static bool may_barge(const struct wait *wait)
+{
+    return wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL &&
+           load32_relaxed(&wait->objects[0]->barging);
+}
+
+/* Tries to get the mutex whenever it is free, and sleeps in between; for BARGE_NS at most. 0; -EAGAIN: it is time to
+ * queue; -EINTR. (Who meets a queue does not queue at once: then all would stay in it, and every release would be a
+ * change of thread.)
+ *
+ * `bargers` is 1 if somebody may sleep on it. Who releases the mutex makes it 0 and wakes one; who has slept makes it 1
+ * again when he leaves, since others may sleep on. It may be 1 though nobody sleeps. It may be 0 though somebody does
+ * if a waker was killed, or one who was woken: then the others sleep out their time. */
+static int barge(struct wait *wait)
+{
+    struct object *object = wait->objects[0];
+    uint64_t until_ns = clock_now_ns() + BARGE_NS;
+    bool slept = false;
+    int rc;
+
+    if (until_ns > wait->deadline_ns)
+        until_ns = wait->deadline_ns;
+    do {
+        store32_release(&object->bargers, 1); /* before the look: who releases after it will wake us */
+        rc = try_first(wait);
+        if (rc != -EAGAIN)
+            break;
+        rc = futex_wait(&object->bargers, 1, until_ns);
+        slept = true;
+        if (rc == 0 || rc == -EAGAIN)
+            rc = may_spin(wait) ? spin(wait) : try_first(wait);
+    } while (rc == -EAGAIN);
+    if (slept)
+        store32_release(&object->bargers, 1);
+    return rc == -ETIMEDOUT ? -EAGAIN : rc;
+}
+
 static int wait_slow(struct wait *wait)
 {
     struct slow slow;
@@ -1099,6 +1143,8 @@ static int handoff_wait_any(struct wait *wait)
 
     if (rc == -EAGAIN && may_spin(wait))
         rc = spin(wait);
+    if (rc == -EAGAIN && may_barge(wait))
+        rc = barge(wait);
     return rc == -EAGAIN ? wait_slow(wait) : rc;
 }
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 
+#include "futex.h"
 #include "segment.h"
 
 #include "object.h"
@@ -115,6 +116,14 @@ static inline int try_take(struct object *object, uint32_t kind, uint32_t owner)
         word = found;
     }
     return -EAGAIN;
+}
+
+/* After the release of a mutex, to be free: wakes one of those who sleep until then, if it has such (barge, in
+ * engine_handoff.c). Should the processor let the look pass the exchange before it, a sleeper sleeps out his time. */
+static inline void wake_barger(struct object *object)
+{
+    if (load32_acquire(&object->bargers) != 0 && swap32_acq_rel(&object->bargers, 0) != 0)
+        futex_wake(&object->bargers, 1);
 }
 
 /* False: it takes the gate. What a captured word says could be undone. An owner may be dead, also of what others wait

@@ -349,6 +349,8 @@ static PyObject *mutex_release(PyObject *self, PyObject *unused)
     (void)unused;
     if (object != NULL) /* an owner of 0 is refused there */
         result = try_change(object, SS_MUTEX, (struct change){UNLOCK, fast_owner(core_of(self)->handle->ns)});
+    if (result == 1)
+        wake_barger(object);
     return result < 0 ? mutex_release_slow(self) : PyLong_FromLongLong(result);
 }
 
