@@ -1110,7 +1110,7 @@ static int give_way(struct wait *wait)
     if (!(load64_relaxed(&wait->objects[0]->word) & FLAGS))
         rc = try_first(wait);
     if (took_ns > GIVE_WAY_MAX_NS)
-        self->skip = self->skips = 2 * self->skips < SKIPS_MAX ? 2 * self->skips : SKIPS_MAX;
+        self->skip = self->skips = 16 * self->skips < SKIPS_MAX ? 16 * self->skips : SKIPS_MAX;
     else if (rc != 0)
         self->skip = self->skips = SKIPS_MIN;
     return rc;
