@@ -538,12 +538,17 @@ static struct ss_handle *member_of(PyObject *handle)
 
 static bool fill_in(struct ss_wait *wait, PyObject *handles, Py_ssize_t count)
 {
+    PyTypeObject *known = NULL; /* most are of one class, which need not be looked at again */
+
     if (count < 1 || count > SS_WAIT_MAX)
         return false;
     for (Py_ssize_t i = 0; i < count; i++) {
-        wait->handles[i] = member_of(PyTuple_GetItem(handles, i));
+        PyObject *handle = PyTuple_GetItem(handles, i);
+
+        wait->handles[i] = Py_TYPE(handle) == known ? core_of(handle)->handle : member_of(handle);
         if (wait->handles[i] == NULL)
             return false;
+        known = Py_TYPE(handle);
     }
     return true;
 }
