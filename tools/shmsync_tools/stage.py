@@ -16,6 +16,7 @@ which goes when the stage is closed. One stage at a time: the scheduler is one p
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ FOREVER = 2**64 - 1
 #: A deadline that can come at any time the scheduler says.
 SOME_TIME = 2**63
 STEPS_MAX = 10_000
+#: Steps that are calls of a driver, on what is behind an object's descriptor.
+ON_A_DEVICE = frozenset({"ioctl", "wait"})
 
 
 class State(IntEnum):
@@ -180,6 +183,11 @@ class Step:
     words: dict[str, tuple[int, int]]
 
 
+def sleeps(step: Step) -> bool:
+    """Is it a step in which the thread falls asleep?"""
+    return (step.op, step.result) in {("sleep", 0), ("wait", -errno.EAGAIN)}
+
+
 @dataclass(frozen=True)
 class Result:
     """What a call has returned: ``code`` 0 or a previous state, or -errno; ``finished`` false if it
@@ -281,9 +289,11 @@ class Thread:
         self.stage.grant(self, Grant.KILL)
 
     def until(self, op: str, word: Object | str | None = None, *, times: int = 1) -> None:
-        """Grants steps until it stands before a step of that kind (on that object's first word, or
-        on the word of that name), for the nth time. Raises ``AssertionError`` if it never does."""
-        name = f"{word.name}.word0" if isinstance(word, Object) else word
+        """Grants steps until it stands before a step of that kind (on that object's first word or
+        the driver's object, or on the word of that name), for the nth time. Raises
+        ``AssertionError`` if it never does."""
+        part = "device" if op in ON_A_DEVICE else "word0"
+        name = f"{word.name}.{part}" if isinstance(word, Object) else word
 
         def is_there(pending: Pending) -> bool:
             return pending.op == op and name in (None, pending.word)

@@ -32,7 +32,7 @@ from shmsync._traced import lib
 from shmsync_tools.stage import Call, Grant, Object, Result, Stage, State, Step, Thread
 
 #: Steps after which no other thread goes on by itself.
-WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep"})
+WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep", "wait"})
 
 
 class Verdict(Enum):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from shmsync._traced import ffi, lib
 from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict
-from shmsync_tools.stage import Grant, Stage, State, Step, Thread
+from shmsync_tools.stage import Grant, Stage, State, Step, Thread, sleeps
 
 #: More than any program of the lab has.
 SCHEDULES_MAX = 1_000_000
@@ -149,11 +149,7 @@ def as_far_as(thread: Thread, call: int) -> None:
 
 def slept_before(stage: Stage, thread: Thread, other: Thread, call: int = 0) -> bool:
     """Did the thread sleep, for the first time, before another one began a call?"""
-    asleep = [
-        i
-        for i, s in enumerate(stage.trace)
-        if (s.thread, s.op, s.result) == (thread.name, "sleep", 0)
-    ]
+    asleep = [i for i, s in enumerate(stage.trace) if s.thread == thread.name and sleeps(s)]
     begun = [i for i, s in enumerate(stage.trace) if (s.thread, s.call) == (other.name, call)]
     return bool(asleep and begun) and asleep[0] < begun[0]
 

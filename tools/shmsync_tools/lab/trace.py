@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shmsync_tools.lab.scenario import Run
 from shmsync_tools.lab.words import wait_word, words_of
-from shmsync_tools.stage import Step
+from shmsync_tools.stage import ON_A_DEVICE, Step, sleeps
 
 Words = dict[str, tuple[int, int]]
 
@@ -113,6 +113,8 @@ class Reader:
             return _sleep(word, old, now, step.result) + (", ..." if self._more(step) else "")
         if step.op in CHANGES:
             return f"{step.op} {word}: {old} -> {now}"
+        if step.op in ON_A_DEVICE:
+            return _asked(word, step) + (", ..." if self._more(step) else "")
         plain = {
             "load": f"load {word}: {now}",
             "wake": self._wake(step),
@@ -169,6 +171,17 @@ def _in_the_gate(steps: Sequence[Step]) -> Iterator[int]:
             holder = "" if step.op in ("unlock", "kill") else holder
         if step.thread == holder:
             yield number
+
+
+def _asked(word: str, step: Step) -> str:
+    """A call of the driver's, by the name that the source has for it: NT_EVENT_SET is "set"."""
+    what = step.text.removeprefix("NT_").lower().split("_")
+    call = " ".join(what if step.op == "wait" else what[1:])
+    if sleeps(step):
+        answer = ": sleeps"
+    else:
+        answer = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
+    return f"{call} {word}{answer}"
 
 
 def _sleep(word: str, expected: str, found: str, result: int) -> str:

@@ -86,6 +86,18 @@ class FsyncWords(Words):
         return known.get(number) or super().owner(number)
 
 
+class NtsyncWords(FsyncWords):
+    """What the kernel knows, in two words like those of fsync: ``native/traced/scheduler.c``."""
+
+    def label(self, kind: str, part: str) -> str | None:
+        del kind
+        return {"device": "", "word0": "hint"}.get(part)
+
+    def is_state(self, kind: str, part: str) -> bool:
+        del kind
+        return part == "device"
+
+
 class HandoffWords(Words):
     """One word of 64 bits: ``native/engine_handoff.c``."""
 
@@ -126,7 +138,8 @@ class HandoffWords(Words):
 
 def words_of(engine: str, owners: Mapping[int, str]) -> Words:
     """How to read the words of an engine; ``owners`` are the names of the owner ids."""
-    return {"fsync": FsyncWords, "handoff": HandoffWords}.get(engine, Words)(owners)
+    known = {"fsync": FsyncWords, "handoff": HandoffWords, "ntsync": NtsyncWords}
+    return known.get(engine, Words)(owners)
 
 
 def wait_word(value: int) -> str:
