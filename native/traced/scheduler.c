@@ -164,7 +164,7 @@ static int64_t call_abandon(const struct sched_op *op)
     if (result < 0)
         return result;
     segment->engine->peek(object, handle->kind, &state);
-    result = segment->engine->mutex_kill(segment, object, state.owner);
+    result = state.owner == 0 ? -EPERM : segment->engine->mutex_kill(segment, object, state.owner);
     gate_unlock(segment);
     return result;
 }
@@ -621,6 +621,15 @@ void sched_words(uint32_t index, uint32_t words[2])
     words[1] = segment_object(segment, index)->word1.word_;
 }
 
+uint64_t sched_counter(uint32_t index)
+{
+    const uint64_t *counter = NULL;
+
+    if (segment->descriptors != NULL)
+        counter = eventfd_counter(descriptor_of(segment, segment_object(segment, index)));
+    return counter == NULL ? UINT64_MAX : *counter;
+}
+
 void sched_state(uint32_t index, struct ss_state *out)
 {
     uint32_t kind = segment_object(segment, index)->kind.word_;
@@ -883,14 +892,21 @@ static uint64_t mix_queue(uint64_t digest, const struct queue *queue)
     return mix(digest, &queue->last, sizeof queue->last);
 }
 
-/* The state of the protocol of handoff. Fsync has none: how its threads have left their slots makes no difference to
- * what comes. */
+/* The state of the protocol of handoff, and both halves of esync's objects. Fsync has neither: how its threads have
+ * left their slots makes no difference to what comes. */
 static uint64_t mix_protocol(uint64_t digest)
 {
     const struct control *control = segment_control(segment);
     uint32_t threads_end = control->threads_fresh.word_;
     uint32_t objects_end = control->objects_fresh.word_;
 
+    for (uint32_t i = 0; segment->engine->id == SS_ENGINE_ESYNC && i < objects_end; i++) {
+        uint64_t counter = sched_counter(i);
+        uint32_t words[2];
+
+        sched_words(i, words);
+        digest = mix(mix(digest, words, sizeof words), &counter, sizeof counter);
+    }
     if (segment->engine->id != SS_ENGINE_HANDOFF)
         return digest;
     digest = mix(digest, &control->pulsing, sizeof control->pulsing);

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from shmsync_tools.lab.scenario import Run, Verdict
 from shmsync_tools.lab.trace import Reader
 from shmsync_tools.lab.words import words_of
-from shmsync_tools.stage import Step
+from shmsync_tools.stage import Step, sleeps
 
 #: The longest round of a loop that is looked for, and how many repeated steps are worth folding.
 LAP_MAX, FOLD_MIN = 60, 15
 
-Words = dict[str, tuple[int, int]]
+Words = dict[str, tuple[int, ...]]
 Lanes = tuple[str, ...]
 
 
@@ -85,7 +85,9 @@ def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: b
         threads.index(step.thread),
         number=number + 1,
         dull=folded or not (changed or reader.is_shown(number)),
-        failed=(step.op == "cas" and not step.result) or (step.op == "sleep" and step.result < 0),
+        failed=(step.op in ("cas", "read", "write") and not step.result)
+        or (step.op == "sleep" and step.result < 0)
+        or (step.op == "poll" and step.now < step.old and step.result >= 0),
         place=step.place,
         lanes=lanes,
         woken=tuple(threads.index(name) for name in woken),
@@ -148,10 +150,10 @@ def _slept_on(run: Run, step: Step) -> tuple[str, ...]:
     """The words that a sleep is on: a wait for any sleeps on all its objects at once, and every
     wait on its alert too; the step itself names the first only."""
     what, names, alert = _waits_for(run.threads[step.thread][step.call])
-    first = step.word.removesuffix(".word0")
-    if first not in names:
+    first, _, part = step.word.rpartition(".")
+    if first not in names or part not in ("word0", "eventfd"):
         return (step.word,)
-    return tuple(f"{name}.word0" for name in ([first] if what == "wait_all" else names) + alert)
+    return tuple(f"{name}.{part}" for name in ([first] if what == "wait_all" else names) + alert)
 
 
 def _sleepers(run: Run) -> Iterator[tuple[dict[str, tuple[str, ...]], list[str]]]:
@@ -160,11 +162,11 @@ def _sleepers(run: Run) -> Iterator[tuple[dict[str, tuple[str, ...]], list[str]]
     for step in run.steps:
         asleep.pop(step.thread, None)
         woken: list[str] = []
-        if step.op == "sleep" and step.result == 0:
+        if sleeps(step):
             asleep[step.thread] = _slept_on(run, step)
-        elif step.op == "wake":
+        elif step.op == "wake" or (step.op == "write" and step.now > 0):
             woken = [name for name in run.threads if step.word in asleep.get(name, ())]
-            woken = woken[: step.result]
+            woken = woken[: step.result] if step.op == "wake" else woken
             for name in woken:
                 del asleep[name]
         yield dict(asleep), woken

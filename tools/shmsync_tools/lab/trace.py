@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from shmsync_tools.lab.scenario import Run
 from shmsync_tools.lab.words import wait_word, words_of
-from shmsync_tools.stage import ON_A_DEVICE, Step, sleeps
+from shmsync_tools.stage import ON_A_DEVICE, PARTS, Step, sleeps
 
-Words = dict[str, tuple[int, int]]
+Words = dict[str, tuple[int, ...]]
 
 #: Operations that always change a word.
 CHANGES = frozenset({"store", "swap", "or"})
+#: What an object consists of.
+OF_AN_OBJECT = ("word0", "word1", "eventfd")
 #: What the low bits of an owner id are the number of.
 SLOT_MASK = 0xFFFF
 WAIT_WORD = re.compile(r"thread (\d+) word")
@@ -80,7 +82,7 @@ class Reader:
         self.threads = {owner & SLOT_MASK: name for owner, name in run.owners.items()}
         self._in_the_gate = frozenset(_in_the_gate(run.steps))
 
-    def words(self, name: str, words: tuple[int, int]) -> str:
+    def words(self, name: str, words: tuple[int, ...]) -> str:
         """An object's two words: "1", "2/4" of a semaphore, "A x2" of a mutex."""
         return self.meaning.text(self.run.objects[name], words)
 
@@ -88,7 +90,7 @@ class Reader:
         """The objects' words that a step has found."""
         words = dict(step.words)
         name, _, part = step.word.rpartition(".")
-        if name in words and part in ("word0", "word1") and step.op != "wake":
+        if name in words and part in OF_AN_OBJECT and step.op not in ("wake", "poll"):
             words[name] = self.meaning.before(part, words[name], step.old)
         return words
 
@@ -113,8 +115,8 @@ class Reader:
             return _sleep(word, old, now, step.result) + (", ..." if self._more(step) else "")
         if step.op in CHANGES:
             return f"{step.op} {word}: {old} -> {now}"
-        if step.op in ON_A_DEVICE:
-            return _asked(word, step) + (", ..." if self._more(step) else "")
+        if step.op in PARTS:
+            return self._on_a_descriptor(word, step)
         plain = {
             "load": f"load {word}: {now}",
             "wake": self._wake(step),
@@ -125,6 +127,14 @@ class Reader:
         }
         result = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
         return plain.get(step.op, f"{step.op} {word}{result}")
+
+    def _on_a_descriptor(self, word: str, step: Step) -> str:
+        if step.op == "poll":
+            return _poll(word, step)
+        if step.op in ON_A_DEVICE:
+            return _asked(word + (", ..." if self._more(step) else ""), step)
+        old, now = self._value(step, step.old), self._value(step, step.now)
+        return f"{step.op} {word}" + (f": {old} -> {now}" if step.result else f" fails: {now}")
 
     def _wake(self, step: Step) -> str:
         sleeper = self._sleeper(step.word)
@@ -182,6 +192,13 @@ def _asked(word: str, step: Step) -> str:
     else:
         answer = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
     return f"{call} {word}{answer}"
+
+
+def _poll(word: str, step: Step) -> str:
+    """A look at so many counters (``step.old``), of which so many can be read (``step.now``)."""
+    several = step.old > 1
+    ready = f"{step.now} of {step.old} ready" if several else "ready" if step.now else "not ready"
+    return f"poll {word}{', ...' * several}: {'sleeps' if step.result < 0 else ready}"
 
 
 def _sleep(word: str, expected: str, found: str, result: int) -> str:
