@@ -132,7 +132,7 @@ class Reader:
         if step.op == "poll":
             return _poll(word, step)
         if step.op in ON_A_DEVICE:
-            return _asked(word + (", ..." if self._more(step) else ""), step)
+            return _asked(", ".join(self._waited_for(step)) if step.op == "wait" else word, step)
         old, now = self._value(step, step.old), self._value(step, step.now)
         return f"{step.op} {word}" + (f": {old} -> {now}" if step.result else f" fails: {now}")
 
@@ -146,10 +146,15 @@ class Reader:
         """Does the thread sleep on other objects too? (The step names the first.)"""
         if step.word.rpartition(".")[0] not in self.run.objects:
             return False
-        what, _, arguments = self.run.threads[step.thread][step.call].partition("(")
-        names = re.findall(r"(?:alert=)?(\w+)", arguments)
+        call = self.run.threads[step.thread][step.call]
+        return len(self._waited_for(step)) > 1 if "wait_any(" in call else "alert=" in call
+
+    def _waited_for(self, step: Step) -> list[str]:
+        """The objects of the wait that a thread is in, and its alert."""
+        call = self.run.threads[step.thread][step.call]
+        names = re.findall(r"(?:alert=)?(\w+)", call.partition("(")[2])
         objects = [name for name in names if name in self.run.objects]
-        return len(objects) > 1 if what == "wait_any" else "alert=" in arguments
+        return objects[1:] if call.startswith("signal_and_wait(") else objects
 
     def _sleeper(self, word: str) -> str | None:
         """The thread that sleeps on this word, if it is such a word."""
@@ -183,7 +188,7 @@ def _in_the_gate(steps: Sequence[Step]) -> Iterator[int]:
             yield number
 
 
-def _asked(word: str, step: Step) -> str:
+def _asked(names: str, step: Step) -> str:
     """A call of the driver's, by the name that the source has for it: NT_EVENT_SET is "set"."""
     what = step.text.removeprefix("NT_").lower().split("_")
     call = " ".join(what if step.op == "wait" else what[1:])
@@ -191,7 +196,7 @@ def _asked(word: str, step: Step) -> str:
         answer = ": sleeps"
     else:
         answer = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
-    return f"{call} {word}{answer}"
+    return f"{call} {names}{answer}"
 
 
 def _poll(word: str, step: Step) -> str:

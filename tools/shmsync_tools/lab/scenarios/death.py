@@ -676,7 +676,7 @@ print(steps)
 """
 
 
-@scenario(47, engines=("fsync", "handoff"), stage=False)
+@scenario(47, engines=("fsync", "handoff", "ntsync"), stage=False)
 def killed_with_a_private_lock(engine: str) -> Finding:
     """A thread is killed holding a lock of its own process"""
     run = python(TRACED_INSTEAD + KILLED_WHILE_OPENING, "F47", engine)

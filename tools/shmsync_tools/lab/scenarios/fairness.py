@@ -294,7 +294,7 @@ def _too_late(stage: ScriptedStage, a: Thread) -> bool:
     return a.results[0].code == TIMED_OUT and bool(late and done) and done[0] <= late[0]
 
 
-@scenario(33, engines=("fsync", "handoff"))
+@scenario(33, engines=("fsync", "handoff", "ntsync"))
 def alert_first(stage: ScriptedStage) -> Finding:
     """The alert goes before the objects"""
     x, e = stage.event("X", signaled=True), stage.event("E", signaled=True)

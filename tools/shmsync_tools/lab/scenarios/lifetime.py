@@ -51,7 +51,7 @@ def files_run_out(engine: str) -> Finding:
     )
 
 
-@scenario(56, engines=("fsync", "handoff"), stage=False)
+@scenario(56, engines=("fsync", "handoff", "ntsync"), stage=False)
 def closed_during_a_wait(engine: str) -> Finding:
     """A handle is closed while another thread waits on it"""
     with namespace(engine, "F56") as ns, ThreadPoolExecutor(1) as pool:
@@ -79,7 +79,7 @@ def closed_during_a_wait(engine: str) -> Finding:
     )
 
 
-@scenario(57, engines=("fsync", "handoff"), stage=False)
+@scenario(57, engines=("fsync", "handoff", "ntsync"), stage=False)
 def slot_reused(engine: str) -> Finding:
     """A stale reference reaches the next object in the same slot"""
     with namespace(engine, "F57") as ns:
@@ -140,7 +140,7 @@ def error_with(name: str, offset: int, value: int) -> str:
         with_word(path, offset, before)
 
 
-@scenario(58, engines=("fsync", "handoff"), stage=False)
+@scenario(58, engines=("fsync", "handoff", "ntsync"), stage=False)
 def stale_file(engine: str) -> Finding:
     """A stale file, another version, another engine"""
     name = unique_name("F58")
@@ -164,7 +164,7 @@ def stale_file(engine: str) -> Finding:
     )
 
 
-@scenario(59, engines=("fsync", "handoff"), stage=False)
+@scenario(59, engines=("fsync", "handoff", "ntsync"), stage=False)
 def mixed_handles(engine: str) -> Finding:
     """Handles of two kinds, or of two namespaces, in one wait"""
     with namespace(engine, "F59") as ns, namespace(engine, "F59") as theirs:
@@ -185,7 +185,7 @@ def mixed_handles(engine: str) -> Finding:
     )
 
 
-@scenario(60, engines=("fsync", "handoff"), stage=False)
+@scenario(60, engines=("fsync", "handoff", "ntsync"), stage=False)
 def table_is_full(engine: str) -> Finding:
     """The table of objects is full"""
     with namespace(engine, "F60", capacity=2) as ns:
@@ -203,7 +203,7 @@ def table_is_full(engine: str) -> Finding:
     )
 
 
-@scenario(61, engines=("fsync", "handoff"), stage=False)
+@scenario(61, engines=("fsync", "handoff", "ntsync"), stage=False)
 def signal_and_wait_on_a_bad_handle(engine: str) -> Finding:
     """Signal-and-wait signals, and then finds the other handle bad"""
     with namespace(engine, "F61") as ns, namespace(engine, "F61") as theirs:

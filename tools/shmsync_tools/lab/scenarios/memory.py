@@ -108,7 +108,7 @@ tokens.release()
 """
 
 
-@scenario(49, engines=("fsync", "handoff"), stage=False)
+@scenario(49, engines=("fsync", "handoff", "ntsync"), stage=False)
 def file_is_cut(engine: str) -> Finding:
     """Any process of the user may cut the segment's file"""
     name = unique_name("F49")
@@ -145,7 +145,7 @@ with Namespace(sys.argv[2], create=False) as ns:
 """
 
 
-@scenario(50, engines=("fsync", "handoff"), stage=False)
+@scenario(50, engines=("fsync", "handoff", "ntsync"), stage=False)
 def no_rights_per_handle(engine: str) -> Finding:
     """Every handle may do everything"""
     with namespace(engine, "F50") as ns:
@@ -163,7 +163,7 @@ def no_rights_per_handle(engine: str) -> Finding:
     )
 
 
-@scenario(51, engines=("fsync", "handoff"), stage=False)
+@scenario(51, engines=("fsync", "handoff", "ntsync"), stage=False)
 def release_count_wraps(engine: str) -> Finding:
     """The sum in a release wraps past the limit test"""
     with namespace(engine, "F51") as ns:
@@ -300,7 +300,7 @@ def as_long(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-@scenario(54, engines=("fsync", "handoff"))
+@scenario(54, engines=("fsync", "handoff", "ntsync"))
 def previous_values(stage: ScriptedStage) -> Finding:
     """A release returns another previous value than NT's"""
     m = stage.mutex("M")

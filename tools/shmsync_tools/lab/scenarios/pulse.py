@@ -231,7 +231,7 @@ def set_and_reset(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(24, engines=("fsync", "handoff"))
+@scenario(24, engines=("fsync", "handoff", "ntsync"))
 def wrong_kind(stage: ScriptedStage) -> Finding:
     """Calls on an object of another kind"""
     m, s, x = stage.mutex("M"), stage.semaphore("S", 3), stage.event("X")
@@ -267,7 +267,7 @@ def _wrong_kinds_in_python(engine: str) -> tuple[set[str], list[str]]:
     return refused, misplaced
 
 
-@scenario(25, engines=("fsync", "handoff"))
+@scenario(25, engines=("fsync", "handoff", "ntsync"))
 def set_lost_in_a_reset(stage: ScriptedStage) -> Finding:
     """A set is lost in a reset that is half done"""
     x = stage.event("X", signaled=True)

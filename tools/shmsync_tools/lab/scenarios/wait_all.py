@@ -562,7 +562,7 @@ def roll_back_into_the_wrong_object(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(9, engines=("fsync", "esync", "handoff"))
+@scenario(9, engines=("fsync", "esync", "handoff", "ntsync"))
 def own_mutex(stage: ScriptedStage) -> Finding:
     """A wait-all on a mutex of one's own never ends"""
     m, y = stage.mutex("M"), stage.event("Y", signaled=True)
@@ -762,7 +762,7 @@ def abandoned_mutex_spins(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(12, engines=("fsync", "esync", "handoff"))
+@scenario(12, engines=("fsync", "esync", "handoff", "ntsync"))
 def the_same_object_twice(stage: ScriptedStage) -> Finding:
     """The same object twice in one wait-all"""
     x, s = stage.event("X", signaled=True), stage.semaphore("S", 2)
