@@ -324,7 +324,9 @@ def acquirer_killed_half_way(stage: ScriptedStage) -> Finding:
     """An acquirer is killed half way: is the mutex lost?"""
     m = stage.mutex("M")
     n = stage.mutex("N")
-    a = stage.thread("A", wait(m), wait(m, n, all=True))
+    # With esync a wait-all with a mutex of one's own would not end (F9).
+    released = (unlock(m),) if stage.engine == "esync" else ()
+    a = stage.thread("A", wait(m), *released, wait(m, n, all=True))
     k = stage.thread("K", sweep())
     b = stage.thread("B", wait(m, timeout=0), wait(n, timeout=0), unlock(m), unlock(n))
     stage.start()
