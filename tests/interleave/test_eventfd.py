@@ -27,13 +27,13 @@ def test_a_poll_sleeps_until_a_write_and_looks_again() -> None:
         stage.start()
         assert a.run() is State.SLEEPING
         b.until("write", "S.eventfd")
-        assert stage.words()["S"] == (100, 1), "the slot says that there is a token already"
+        assert stage.words()["S"] == (100, 1, 0), "the slot says that there is a token already"
         assert a.state is State.SLEEPING
         b.step()
         assert a.pending
         assert (a.pending.op, a.pending.word) == ("poll", "S.eventfd")
         a.finish()
-        assert (stage.words()["S"], stage.states()["S"].count) == ((100, 0), 0)
+        assert (stage.words()["S"], stage.states()["S"].count) == ((100, 0, 0), 0)
         assert [step.op for step in stage.trace if step.word == "S.eventfd"] == [
             "poll",
             "write",

@@ -37,7 +37,15 @@ HANDOFF = {
     **dict.fromkeys((12, 24), PREVENTED),
     **dict.fromkeys((30, 34, 35), NOT),
 }
-VERDICTS = {"fsync": FSYNC, "handoff": HANDOFF}
+#: And on esync.
+ESYNC = {
+    **dict.fromkeys((1, 5, 6, 8, 9, 13, 14, 15, 16, 17), OCCURS),
+    **dict.fromkeys((18, 19, 20, 21, 22, 23, 25, 26, 27, 28, 33, 35), OCCURS),
+    **dict.fromkeys((2, 3, 4, 7, 10, 11, 29, 31, 32), CANNOT),
+    **dict.fromkeys((12, 24), PREVENTED),
+    **dict.fromkeys((30, 34), NOT),
+}
+VERDICTS = {"fsync": FSYNC, "esync": ESYNC, "handoff": HANDOFF}
 CELLS = [(number, engine) for number in range(1, 36) for engine in VERDICTS]
 
 

@@ -26,10 +26,17 @@ HANDOFF = {
     **dict.fromkeys((51, 56, 58, 59, 60, 61), PREVENTED),
     **dict.fromkeys((47, 57, 62), NOT),
 }
-VERDICTS = {"fsync": FSYNC, "handoff": HANDOFF}
+#: And on esync.
+ESYNC = {
+    **dict.fromkeys((37, 38, 39, 40, 41, 42, 43, 44, 48, 49, 50, 52, 53, 54, 55, 63), OCCURS),
+    **dict.fromkeys((36, 45, 46), CANNOT),
+    **dict.fromkeys((51, 56, 58, 59, 60, 61), PREVENTED),
+    **dict.fromkeys((47, 57, 62), NOT),
+}
+VERDICTS = {"fsync": FSYNC, "esync": ESYNC, "handoff": HANDOFF}
 CELLS = [(number, engine) for number in range(36, 64) for engine in VERDICTS]
 #: Those that force something which the API does not do.
-FORCED = {"fsync": {43, 44, 52, 53}, "handoff": {43, 52, 53}}
+FORCED = {"fsync": {43, 44, 52, 53}, "esync": {43, 44, 52, 53}, "handoff": {43, 52, 53}}
 MODULES = {each.__name__ for each in (death, memory, lifetime, gate)}
 
 

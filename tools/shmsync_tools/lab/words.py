@@ -109,7 +109,8 @@ class EsyncWords(FsyncWords):
         return dict(zip(self.LABELS, labels, strict=True)).get(part)
 
     def is_state(self, kind: str, part: str) -> bool:
-        return part in self.LABELS and (kind, part) != ("semaphore", "word0")
+        constant = {"semaphore": "word0", "auto event": "word1"}.get(kind)
+        return part in self.LABELS and part != constant
 
     def value(self, kind: str, part: str, value: int) -> str:
         return counted(value) if part == "eventfd" else super().value(kind, part, value)

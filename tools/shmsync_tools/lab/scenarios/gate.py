@@ -128,7 +128,7 @@ def _while_stopped(engine: str) -> _Meanwhile:
     return _Meanwhile(uncontended, deadline_came, signal_came, set_went_on, ended and opened)
 
 
-@scenario(63, engines=("fsync", "handoff", "ntsync"))
+@scenario(63, engines=("fsync", "esync", "handoff", "ntsync"))
 def stopped_in_the_gate(stage: ScriptedStage) -> Finding:
     """A process is stopped inside the gate, and others come"""
     m, e = stage.mutex("M"), stage.event("E")
