@@ -653,7 +653,7 @@ def handed_over(stage: ScriptedStage) -> Finding:
         got(n) or not got(w),
         "W waited for M, and N, who came later, took it.",
         nt=nt(26),
-        otherwise="N, who came meanwhile, never got M before W, whose it is when O's release returns.",
+        otherwise="N, who came meanwhile, never got M before W: O's release hands it over.",
     )
 
 

@@ -120,6 +120,17 @@ lock = ns.mutex("lock", owned=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+#: Says what opening a namespace says.
+OPENS = """
+import sys
+from shmsync import Namespace
+try:
+    Namespace(sys.argv[2], create=False).close()
+    print("none")
+except OSError as error:
+    print(f"{type(error).__name__}: {error.strerror}")
+"""
+
 # Where the version and the engine stand in a segment's header, in every version of the format.
 VERSION_AT = 8
 ENGINE_AT = 16
@@ -136,14 +147,11 @@ def with_word(path: Path, offset: int, value: int) -> int:
 
 
 def error_with(name: str, offset: int, value: int) -> str:
-    """What opening a namespace says while a word of its header is another."""
+    """What opening a namespace that is in use says while a word of its header is another."""
     path = Path(inspect.path_of(name))
     before = with_word(path, offset, value)
     try:
-        with Namespace(name, create=False):
-            return "none"
-    except OSError as error:
-        return f"{type(error).__name__}: {error.strerror}"
+        return python(OPENS, "F58", name).stdout.strip()
     finally:
         with_word(path, offset, before)
 
