@@ -349,7 +349,7 @@ def test_a_write_wakes_all_who_poll() -> None:
 def test_words_that_no_step_has_changed_are_told(runs: list[Run]) -> None:
     steps = list(runs[0].steps)
     at = next(i for i, step in enumerate(steps) if step.op == "cas")
-    forged = {**steps[at].words, "Y": (7, 0)}
+    forged: dict[str, tuple[int, ...]] = {**steps[at].words, "Y": (7, 0)}
     steps[at] = dataclasses.replace(steps[at], words=forged)
     steps = steps[: at + 1]
     lines = list(marks(dataclasses.replace(runs[0], steps=tuple(steps))))

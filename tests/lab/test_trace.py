@@ -201,7 +201,7 @@ def test_steps_of_esync_in_words(
     op: str, word: str, old: int, now: int, result: int, told: str
 ) -> None:
     objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
-    words = {"M": (0, 0, 1), "S": (4, 1, 1), "E": (0, 0, 0)}
+    words: dict[str, tuple[int, ...]] = {"M": (0, 0, 1), "S": (4, 1, 1), "E": (0, 0, 0)}
     step = Step("A", 0, op, word, "", old, now, result, "", words)
     reader = trace.Reader(made_up(step, engine="esync", objects=objects, before=words))
     assert reader.step(step) == told

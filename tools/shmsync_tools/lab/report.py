@@ -294,8 +294,8 @@ is hatched until then</dd>
 it has what it waits for, and is woken; it sleeps on a word of its own</dd>
 <dt><code>read X fd: 1 → 0</code>, <code>write X fd: 0 → 1</code></dt><dd>esync: takes what the
 counter of X's eventfd has, or adds to it, which wakes all who poll it</dd>
-<dt><code>poll X fd, ...: sleeps</code></dt><dd>esync: sleeps until one of these counters is above 0,
-and looks again</dd>
+<dt><code>poll X fd, ...: sleeps</code></dt><dd>esync: sleeps until one of these counters is above
+0, and looks again</dd>
 <dt><code>⇒ took X</code></dt><dd>what the call that began above has returned</dd>
 <dt><b class="hangs">hangs</b></dt><dd>a lane that is hatched in this colour to the end: a thread
 that sleeps though it should go on</dd>

@@ -156,11 +156,7 @@ def as_far_as(thread: Thread, call: int) -> None:
 
 def slept_before(stage: Stage, thread: Thread, other: Thread, call: int = 0) -> bool:
     """Did the thread sleep, for the first time, before another one began a call?"""
-    asleep = [
-        i
-        for i, s in enumerate(stage.trace)
-        if s.thread == thread.name and sleeps(s)
-    ]
+    asleep = [i for i, s in enumerate(stage.trace) if s.thread == thread.name and sleeps(s)]
     begun = [i for i, s in enumerate(stage.trace) if (s.thread, s.call) == (other.name, call)]
     return bool(asleep and begun) and asleep[0] < begun[0]
 

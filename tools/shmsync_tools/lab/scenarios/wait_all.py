@@ -143,8 +143,8 @@ def roll_back_without_wake(stage: ScriptedStage) -> Finding:
         otherwise="B never sleeps while X is set. "
         + stage.by_engine(
             "Nothing is put back, and every set hands X on.",
-            esync="Who sleeps polls, and a token that is written wakes him; the roll back of A loses"
-            " X's token (F8) and with it the signal, but the next set writes another.",
+            esync="Who sleeps polls, and a token that is written wakes him. (A's roll back loses"
+            " X's token, F8, and with it the signal; but the next set writes another.)",
         ),
     )
 
