@@ -292,7 +292,7 @@ def test_a_thread_hangs_too_if_the_finding_says_that_it_sleeps(runs: list[Run]) 
     def said(seen: str, verdict: Verdict = Verdict.OCCURS) -> set[str]:
         finding = Finding(verdict, seen, "")
         steps = tuple(step for step in runs[0].steps if step.thread != "A")
-        gone = dict.fromkeys(runs[0].objects, (0, 0))
+        gone: dict[str, tuple[int, ...]] = dict.fromkeys(runs[0].objects, (0, 0))
         steps = (*steps[:-1], dataclasses.replace(steps[-1], words=gone))
         return hanging(dataclasses.replace(runs[0], finding=finding, steps=steps))
 
@@ -349,7 +349,7 @@ def test_a_write_wakes_all_who_poll() -> None:
 def test_words_that_no_step_has_changed_are_told(runs: list[Run]) -> None:
     steps = list(runs[0].steps)
     at = next(i for i, step in enumerate(steps) if step.op == "cas")
-    forged: dict[str, tuple[int, ...]] = {**steps[at].words, "Y": (7, 0)}
+    forged = {**steps[at].words, "Y": (7, 0)}
     steps[at] = dataclasses.replace(steps[at], words=forged)
     steps = steps[: at + 1]
     lines = list(marks(dataclasses.replace(runs[0], steps=tuple(steps))))
