@@ -183,6 +183,7 @@ def test_steps_of_handoff_in_words(
         ("load", "M.word0", 65536, 65536, 0, "load M owner: A"),
         ("store", "M.word1", 1, 0, 0, "store M count: 1 -> 0"),
         ("cas", "S.word1", 2, 1, 1, "cas S count: 2 -> 1"),
+        ("cas", "S.word1", 0, 2**32 - 1, 1, "cas S count: 0 -> -1"),
         ("cas", "E.word1", 1, 1, 0, "cas E lock fails: 1"),
         ("swap", "E.word0", 0, 1, 1, "swap E slot: 0 -> 1"),
         ("read", "S.eventfd", 2, 1, 1, "read S fd: 2 -> 1"),
@@ -201,7 +202,7 @@ def test_steps_of_esync_in_words(
     op: str, word: str, old: int, now: int, result: int, told: str
 ) -> None:
     objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
-    words = {"M": (0, 0, 1), "S": (4, 1, 1), "E": (0, 0, 0)}
+    words: dict[str, tuple[int, ...]] = {"M": (0, 0, 1), "S": (4, 1, 1), "E": (0, 0, 0)}
     step = Step("A", 0, op, word, "", old, now, result, "", words)
     reader = trace.Reader(made_up(step, engine="esync", objects=objects, before=words))
     assert reader.step(step) == told
@@ -254,6 +255,7 @@ def test_words_in_words() -> None:
     objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
     esync = trace.Reader(made_up(engine="esync", objects=objects))
     assert esync.words("S", (5, 2, 3)) == "2/5 (3)"
+    assert esync.words("S", (5, 2**32 - 2, 0)) == "-2/5 (0)"
     assert [esync.words("E", words) for words in ((1, 0, 0), (0, 1, 2**64 - 2))] == [
         "1 (0)",
         "0 l (2^64-2)",

@@ -51,11 +51,14 @@ how to read a trace:
     swap X: 0 -> 1      it changed X to 1 and learned that it was 0
     sleep while X is 0  it sleeps in the kernel until somebody wakes the sleepers of X
     wake X: 2           it woke two sleepers of X; they go on when it is their turn
+    read X fd: 1 -> 0   it took what X's eventfd had; write: it added to it, and woke who polls it
+    poll X fd: sleeps   it sleeps until there is something to read; "ready": there is
     = took X, = was 1   its call returned; "was" is the state before, which set() and others return
   Words: an event's is 0 or 1; a semaphore's 2/4 is two tokens of at most four; a mutex's A x2 means
   owned twice by A. Of handoff, c behind a word: somebody is at it, inside the gate; q: somebody may
-  be queued. Lines with -- say what the script does next. Steps that touch no object (such
-  as publishing what a thread waits on) are left out without --all-steps; their numbers are missing.
+  be queued. Of esync, (1) behind a slot: what its eventfd counts; l: its spin lock is taken.
+  Lines with -- say what the script does next. Steps that touch no object (such as publishing what a
+  thread waits on) are left out without --all-steps; their numbers are missing.
 
 examples:
   shmsync lab run F2

@@ -94,7 +94,7 @@ class EsyncWords(FsyncWords):
     def text(self, kind: str, words: tuple[int, ...]) -> str:
         first, second, counter = words
         if kind == "semaphore":
-            slot = f"{second}/{first}"
+            slot = f"{self.value(kind, 'word1', second)}/{first}"
         elif kind == "mutex":
             slot = super().text(kind, (first, second))
         else:
@@ -113,7 +113,11 @@ class EsyncWords(FsyncWords):
         return part in self.LABELS and part != constant
 
     def value(self, kind: str, part: str, value: int) -> str:
-        return counted(value) if part == "eventfd" else super().value(kind, part, value)
+        if part == "eventfd":
+            return counted(value)
+        # The count of a semaphore may go below 0 (F6).
+        below = kind == "semaphore" and part == "word1" and value >= 2**31
+        return str(value - 2**32) if below else super().value(kind, part, value)
 
     def before(self, part: str, words: tuple[int, ...], old: int) -> tuple[int, ...]:
         at = self.LABELS.index(part)

@@ -48,10 +48,10 @@ with Namespace(sys.argv[1], engine=sys.argv[2], exclusive=True) as ns:
 def files_run_out(engine: str) -> Finding:
     """A process runs out of file descriptors"""
     run = python(MANY_OBJECTS, "F55", engine)
-    more = run.stdout.strip()
+    more, told = run.stdout.strip(), run.stderr.strip()
     return occurs_if(
         run.returncode != 0 or more != "0",
-        f"A process that may have 32 files open could not have 1,000 objects: {run.stderr.strip()}.",
+        f"A process that may have 32 files open could not have 1,000 objects: {told}.",
         nt="Handles are limited by memory alone.",
         otherwise="Checked in a process that may have 32 files open: it made and used 1,000 events,"
         " and had not one file more open than before. An object is a slot of the segment; ESYNC"

@@ -139,8 +139,8 @@ def stranger_scribbles_into_slots(stage: ScriptedStage) -> Finding:
         and lap > 0,
         "A process that only mapped the file gave B the mutex that A had (A's release was refused),"
         " declared S full though it was empty (C cannot put its token back), let D pass E, which"
-        " nobody had set, and left G spinning for a lock that nobody has. Where the eventfd is asked"
-        " too it tells the truth, but a slot is asked first.",
+        " nobody had set, and left G spinning for a lock that nobody has. The eventfds are out of"
+        " its reach, but a slot is asked first.",
         nt="The state is the kernel's; a process reaches it through its handles only.",
     )
 
@@ -266,7 +266,9 @@ def counter_near_its_limit(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(52, engines=("esync",), forced="the counters, as whoever has the descriptors can write them")
+@scenario(
+    52, engines=("esync",), forced="the counters, as whoever has the descriptors can write them"
+)
 def eventfd_is_full(stage: ScriptedStage) -> Finding:
     """The counter of an eventfd is full, and a release fails half way"""
     e = stage.event("E")
@@ -295,7 +297,9 @@ def eventfd_is_full(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(53, engines=("fsync", "esync"), forced="the recursion count, as 2^32 - 1 acquisitions leave it")
+@scenario(
+    53, engines=("fsync", "esync"), forced="the recursion count, as 2^32 - 1 acquisitions leave it"
+)
 def recursion_is_a_plain_number(stage: ScriptedStage) -> Finding:
     """The recursion count wraps, and is read apart from its owner"""
     m = stage.mutex("M")

@@ -333,9 +333,9 @@ def set_taken_by_a_reset(stage: ScriptedStage) -> Finding:
     settle([t, w])
     return occurs_if(
         lost,
-        "A's reset found X set, and S's set found it reset: the set came second. Yet the eventfd is"
-        " empty, and W sleeps beside a slot that says that X is set. (The next set writes all the"
-        " same, and wakes W. One of Wine's server would not: there is none here.)",
+        "A's reset found X set, and S's set found it reset: the set came second. Yet the eventfd"
+        " was empty, and W slept beside a slot that said that X is set, until T set X once more. (A"
+        " set writes whatever the slot says. One of Wine's server would not: there is none here.)",
         nt="Set and reset happen one after the other.",
         otherwise="Checked by this one script: S sets X before A begins or after A is done, and W"
         " has it.",

@@ -143,8 +143,8 @@ def roll_back_without_wake(stage: ScriptedStage) -> Finding:
         otherwise="B never sleeps while X is set. "
         + stage.by_engine(
             "Nothing is put back, and every set hands X on.",
-            esync="Who sleeps polls, and a token that is written wakes him; the roll back of A loses"
-            " X's token (F8) and with it the signal, but the next set writes another.",
+            esync="Who sleeps polls, and a token that is written wakes him. (A's roll back loses"
+            " X's token, F8, and with it the signal; but the next set writes another.)",
         ),
     )
 
@@ -423,9 +423,9 @@ def above_the_maximum_elsewhere(stage: ScriptedStage) -> Finding:
     return occurs_if(
         taken > 1,
         f"Nobody released S, which had one token of at most one, and B and C took {taken} from it:"
-        " A's roll back had minted them (F8). The count in S's slot has gone below 0, to"
-        f" {stage.states()['S'].count:,}. (A semaphore that A had taken first is not lifted: the"
-        " slot still counts its token, and B's release would be refused.)",
+        " A's roll back had minted them (F8). The count in S's slot has gone below 0. (A semaphore"
+        " that A had taken first is not lifted: the slot still counts its token, and B's release"
+        " would be refused.)",
         nt="A's wait-all has taken nothing and puts nothing back: B has the token, and C times out"
         " twice.",
         otherwise="B has the token, and C gets none.",
