@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from shmsync_tools.lab import trace
-from shmsync_tools.lab.matrix import all_scenarios, scenario_of
+from shmsync_tools.lab.matrix import all_scenarios, scenario_of, usable_engines
 from shmsync_tools.lab.scenario import Finding, Run, Verdict
 from shmsync_tools.stage import Step
 
@@ -19,7 +19,11 @@ KEPT_HANDOFF = KEPT.with_name("F2.handoff.trace.txt")
 KEPT_ESYNC = KEPT.with_name("F8.esync.trace.txt")
 README = Path(trace.__file__).with_name("README.md")
 
-ON_A_STAGE = sorted(key for key, scenario in all_scenarios().items() if scenario.stage)
+ON_A_STAGE = sorted(
+    key
+    for key, scenario in all_scenarios().items()
+    if scenario.stage and key[1] in usable_engines()
+)
 
 
 def rendered(number: int, *, all_steps: bool = False) -> list[str]:
