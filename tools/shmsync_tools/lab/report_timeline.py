@@ -63,7 +63,8 @@ def marks(run: Run) -> Iterator[Mark]:
         yield from _between(run, i, lanes)
         if again and i == again.start:
             times = f"{len(again) // lap} times more" if len(again) >= 2 * lap else "once more"
-            yield Mark("again", f"The same {lap} steps, {times}", lanes=lanes)
+            round_ = "step" if lap == 1 else f"{lap} steps"
+            yield Mark("again", f"The same {round_}, {times}", lanes=lanes)
         yield from _forged(reader, before, step, lanes)
         if (step.thread, step.call) not in called and step.op != "kill":
             called.add((step.thread, step.call))

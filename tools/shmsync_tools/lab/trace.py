@@ -242,7 +242,8 @@ class _Table:
                 lines += self._line(row)
             if times > 1:
                 last = rows[at + length * times - 1].number
-                text = f"({times - 1} more times the same {length} lines, up to step {last})"
+                lines_ = "1 line" if length == 1 else f"{length} lines"
+                text = f"({times - 1} more times the same {lines_}, up to step {last})"
                 lines += self._line(Row(None, text))
             at += length * times
         return [line.rstrip() for line in [*lines, *self._ending()]]
