@@ -213,7 +213,30 @@ def test_steps_of_esync_in_words(
     assert reader.is_shown(0) == (word != "S.word0")
     name, _, part = word.partition(".")
     at = ("word0", "word1", "eventfd").index(part)
-    assert reader.found(step)[name][at] == (words[name][at] if op == "poll" else old)
+    assert reader.found(0)[name][at] == (words[name][at] if op == "poll" else old)
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "result", "call", "told"),
+    [
+        ("ioctl", "NT_EVENT_SET", 0, "E.set()", "set E"),
+        ("ioctl", "NT_EVENT_PULSE", 0, "E.pulse()", "pulse E"),
+        ("ioctl", "NT_MUTEX_UNLOCK", -1, "M.release()", "unlock E: EPERM"),
+        ("wait", "NT_WAIT_ANY", 0, "wait_any(E)", "wait any E"),
+        ("wait", "NT_WAIT_ANY", -11, "wait_any(E, S, timeout=t)", "wait any E, S: sleeps"),
+        ("wait", "NT_WAIT_ALL", -110, "wait_all(E, S, timeout=0)", "wait all E, S: ETIMEDOUT"),
+        ("wait", "NT_WAIT_ANY", 1, "signal_and_wait(S, E, alert=M)", "wait any E, M"),
+    ],
+)
+def test_steps_of_ntsync_in_words(op: str, text: str, result: int, call: str, told: str) -> None:
+    objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
+    before: dict[str, tuple[int, ...]] = {"M": (0, 0), "S": (1, 4), "E": (0, 0)}
+    step = Step("A", 0, op, "E.device", text, 0, 0, result, "", before | {"E": (1, 0)})
+    run = made_up(step, engine="ntsync", objects=objects, before=before)
+    reader = trace.Reader(replace(run, threads={"A": (call,)}))
+    assert reader.step(step) == told
+    assert reader.is_shown(0)
+    assert reader.found(0) == before
 
 
 def test_what_the_holder_of_the_gate_reads_is_hidden() -> None:

@@ -65,7 +65,7 @@ def marks(run: Run) -> Iterator[Mark]:
             times = f"{len(again) // lap} times more" if len(again) >= 2 * lap else "once more"
             round_ = "step" if lap == 1 else f"{lap} steps"
             yield Mark("again", f"The same {round_}, {times}", lanes=lanes)
-        yield from _forged(reader, before, step, lanes)
+        yield from _forged(reader, before, i, lanes)
         if (step.thread, step.call) not in called and step.op != "kill":
             called.add((step.thread, step.call))
             text = run.threads[step.thread][step.call]
@@ -78,7 +78,7 @@ def marks(run: Run) -> Iterator[Mark]:
 def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: bool) -> Mark:
     step = reader.run.steps[number]
     threads = list(reader.run.threads)
-    found = reader.found(step)
+    found = reader.found(number)
     changed = {name for name, words in step.words.items() if words != found[name]}
     return Mark(
         step.op if step.op in ("timeout", "relook", "kill") else "step",
@@ -87,7 +87,7 @@ def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: b
         number=number + 1,
         dull=folded or not (changed or reader.is_shown(number)),
         failed=(step.op in ("cas", "read", "write") and not step.result)
-        or (step.op == "sleep" and step.result < 0)
+        or (step.op in ("sleep", "ioctl", "wait") and step.result < 0 and not sleeps(step))
         or (step.op == "poll" and step.now < step.old and step.result >= 0),
         place=step.place,
         lanes=lanes,
@@ -108,9 +108,9 @@ def _between(run: Run, number: int, lanes: Lanes) -> Iterator[Mark]:
             yield Mark("note", note.text, lanes=lanes)
 
 
-def _forged(reader: Reader, before: Words, step: Step, lanes: Lanes) -> Iterator[Mark]:
+def _forged(reader: Reader, before: Words, number: int, lanes: Lanes) -> Iterator[Mark]:
     """Words that have changed between two steps, and so by none of them."""
-    for name, words in reader.found(step).items():
+    for name, words in reader.found(number).items():
         if words != before[name]:
             old, new = reader.words(name, before[name]), reader.words(name, words)
             yield Mark("forged", f"{name} is overwritten: {old} → {new}", lanes=lanes)
@@ -152,7 +152,7 @@ def _slept_on(run: Run, step: Step) -> tuple[str, ...]:
     wait on its alert too; the step itself names the first only."""
     what, names, alert = _waits_for(run.threads[step.thread][step.call])
     first, _, part = step.word.rpartition(".")
-    if first not in names or part not in ("word0", "eventfd"):
+    if first not in names or part not in ("word0", "eventfd", "device"):
         return (step.word,)
     return tuple(f"{name}.{part}" for name in ([first] if what == "wait_all" else names) + alert)
 

@@ -86,8 +86,11 @@ class Reader:
         """An object's two words: "1", "2/4" of a semaphore, "A x2" of a mutex."""
         return self.meaning.text(self.run.objects[name], words)
 
-    def found(self, step: Step) -> Words:
+    def found(self, number: int) -> Words:
         """The objects' words that a step has found."""
+        step = self.run.steps[number]
+        if step.op in ON_A_DEVICE:  # it may change any, and nobody else can
+            return self.run.steps[number - 1].words if number else self.run.before
         words = dict(step.words)
         name, _, part = step.word.rpartition(".")
         if name in words and part in OF_AN_OBJECT and step.op not in ("wake", "poll"):
