@@ -36,8 +36,11 @@ def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
         timeout=100,
         check=False,
     )
+    readme = README
+    if engine.by_name("ntsync").check() is None:  # it is run, then
+        readme = README.replace("`ntsync` (recorded)", "`ntsync`")
     assert done.stdout
-    assert done.stdout in README, done.stderr
+    assert done.stdout in readme, done.stderr
 
 
 def test_the_two_programs_meet_by_name() -> None:
