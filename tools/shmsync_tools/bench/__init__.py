@@ -1,0 +1,1 @@
+"""How fast shmsync is, beside what others do and what there is below."""
