@@ -10,6 +10,6 @@ from setuptools import setup
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 setup(
-    cffi_modules=["native/build.py:plain", "native/build.py:traced"],
+    cffi_modules=[f"native/build.py:{variant}" for variant in ("plain", "traced", "bench")],
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -105,7 +105,7 @@ stamp() {
 
 built_module_is_current() {
     local module
-    for module in _native _traced; do
+    for module in _native _traced _bench; do
         module=$(compgen -G "$root/shmsync/$module*.so" | head -n 1)
         [ -n "$module" ] && [ -z "$(cd "$root" && sources -newer "$module")" ] || return
     done
@@ -124,5 +124,5 @@ rm -f "$venv/shmsync.stamp"
 step "a virtual environment" "$python" -m venv --clear "$venv"
 step "building and installing shmsync" \
     in_venv pip install --quiet --disable-pip-version-check --editable "$target"
-touch "$root"/shmsync/_native*.so
+touch "$root"/shmsync/_{native,traced,bench}*.so
 echo "$want" >"$venv/shmsync.stamp"

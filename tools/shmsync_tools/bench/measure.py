@@ -111,11 +111,16 @@ def shared_words() -> Iterator[Fd]:
         os.close(fd)
 
 
-def words(fd: Fd) -> memoryview:
-    """Shared memory as 64-bit integers. Closes the descriptor."""
+def mapped(fd: Fd) -> mmap.mmap:
+    """Shared memory in this process. Closes the descriptor."""
     mapping = mmap.mmap(fd.number, WORDS_BYTES)
     os.close(fd.number)
-    return memoryview(mapping).cast("q")
+    return mapping
+
+
+def words(fd: Fd) -> memoryview:
+    """Shared memory as 64-bit integers. Closes the descriptor."""
+    return memoryview(mapped(fd)).cast("q")
 
 
 def spin_until(seen: memoryview, word: int, value: int) -> None:

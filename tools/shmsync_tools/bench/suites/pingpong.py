@@ -12,11 +12,11 @@ from shmsync_tools.bench.contestants import (
     Kind,
     Part,
     Ticket,
-    floor,
+    floors,
     opened,
 )
 from shmsync_tools.bench.contestants.ours import Ours
-from shmsync_tools.bench.measure import no_garbage_collection, shared_words, words
+from shmsync_tools.bench.measure import mapped, no_garbage_collection, shared_words
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.pool import Worker
 from shmsync_tools.bench.suites.common import case, cores, fresh_name, pin
@@ -29,6 +29,8 @@ FUTEX = "C: futex"
 SPINS = 2000
 #: Round trips of the first, short run, from which the length of the second is known.
 TRIAL = 100
+#: The loops in C end after that, if the other side does not play.
+DEADLINE_NS = 10**10
 
 
 def play(me: Conversation, mine: Ticket, theirs: Ticket, first: bool, core: int) -> None:
@@ -55,13 +57,12 @@ def play(me: Conversation, mine: Ticket, theirs: Ticket, first: bool, core: int)
 def play_in_c(me: Conversation, memory: Fd, spins: int, role: int, core: int) -> None:
     """The same with one futex word, in C."""
     pin(core)
-    word = words(memory)
-    at = floor.address(word)
-    lib = floor.module().lib
+    shared = mapped(memory)
     me.say("ready")
     while times := me.hear():
-        deadline = time.monotonic_ns() + 10**10
-        me.say(floor.checked(lib.bench_futex_ping_pong(at, role, spins, deadline, times)))
+        deadline = time.monotonic_ns() + DEADLINE_NS
+        play = floors.loops().futex_ping_pong
+        me.say(play(shared, role, times, spins=spins, deadline=deadline))
 
 
 def label(contestant: Contestant) -> str:
@@ -119,7 +120,7 @@ def cases(setup: Setup) -> list[Case]:
         def in_c(spins: int) -> Turn:
             def run() -> dict[str, float]:
                 check()
-                floor.module()
+                floors.loops()
                 with shared_words() as memory:
                     workers = setup.pool.workers(2)
                     for i, each in enumerate(workers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, Ticket, floor, opened
+from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, Ticket, floors, opened
 from shmsync_tools.bench.measure import nanoseconds
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite
 from shmsync_tools.bench.suites.common import alone, case, cores, pin
@@ -30,11 +30,11 @@ def cases(setup: Setup) -> list[Case]:
         return setup.selection.of(*kinds)
 
     def made(name: str, title: str, contestants: list[Contestant], base: str) -> Case:
-        floors = {}
+        besides = {}
         if setup.selection.has(FLOOR) and base == BASE:
-            floors = floor.turns(setup.pool, sizes.loop_ms, sizes.patience, PAIR.name)
+            besides = floors.turns(setup.pool, sizes.loop_ms, sizes.patience, PAIR.name)
         turn = alone(setup, use, PAIR, sizes.loop_ms)
-        return case(name, title, [PAIR], contestants, turn, base=base, besides=floors)
+        return case(name, title, [PAIR], contestants, turn, base=base, besides=besides)
 
     mp_lock = [each for each in of(Kind.LOCK) if each.key == BASE]
     return [

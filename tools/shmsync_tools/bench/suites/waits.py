@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import shmsync
-from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floor
+from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floors
 from shmsync_tools.bench.contestants.ours import CAPACITY, Ours, new_namespace
 from shmsync_tools.bench.contestants.peers import Iceoryx2
 from shmsync_tools.bench.measure import nanoseconds
@@ -156,12 +156,12 @@ def floor_poll(setup: Setup, count: int) -> Turn:
     """Poll of so many eventfds, in C."""
 
     def turn() -> dict[str, float]:
-        floor.module()
+        floors.loops()
         worker = setup.pool.workers(1)[0]
         took = worker.call(
-            floor.in_c,
+            floors.in_c,
             setup.sizes.loop_ms,
-            "bench_eventfd_poll",
+            "eventfd_poll",
             count,
             seconds=setup.sizes.patience,
         )
