@@ -20,7 +20,8 @@ class HangError(Exception):
 
 
 class TaskError(Exception):
-    """What a worker did failed; the message is the last line of its traceback."""
+    """What a worker did failed; the message is what the worker said of
+    it."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ Turn = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Case:
-    """Contestants that do the same thing, in turns. The first metric is the one that tables show and
-    that noise is judged by; ratios are to the contestant ``base``."""
+    """Contestants that do the same thing, in turns. The first metric is what ratios and noise are
+    judged by; ratios are to the contestant ``base`` (None: absolute values count)."""
 
     name: str
     title: str
     metrics: tuple[Metric, ...]
     turns: Mapping[str, Turn]
-    base: str
+    base: str | None
     #: Of contestants that take part in a way that a reader has to know.
     notes: Mapping[str, str] = field(default_factory=dict)
 

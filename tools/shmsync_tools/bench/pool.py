@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from shmsync_tools.bench import worker
+from shmsync_tools.bench import leftovers, worker
 from shmsync_tools.bench.model import HangError, TaskError
 
 #: How long an idle worker may take to end.
@@ -32,6 +32,7 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, leftovers.COORDINATOR: str(os.getpid())},
             )
         self._channel = worker.Channel(ours)
         self.busy = False
@@ -70,7 +71,7 @@ class Worker:
 
     def _next(self, seconds: float) -> tuple[str, Any]:
         if not select.select([self._channel.socket], [], [], max(seconds, 0))[0]:
-            raise HangError(f"nothing for {seconds:.3g} s")
+            raise HangError(f"hangs: nothing for {seconds:.3g} s")
         try:
             kind, value = self._channel.hear()
         except (EOFError, ConnectionResetError):

@@ -1,6 +1,6 @@
 """A process that does what it is told over a socket. It is started by ``exec``, inherits nothing
-but that socket, and opens what it works on by name (or gets the descriptors sent, where a contestant
-has no name).
+but that socket, and opens what it works on by name (or gets the descriptors sent, where there is no
+name).
 
     python -m shmsync_tools.bench.worker DESCRIPTOR
 """

@@ -65,9 +65,7 @@ class Selection:
     def of(self, *kinds: Kind) -> list[Contestant]:
         """The contestants of these kinds that were asked for, also those that are absent."""
         return [
-            each
-            for each in everybody().values()
-            if each.kind in kinds and self.has(each.family)
+            each for each in everybody().values() if each.kind in kinds and self.has(each.family)
         ]
 
 

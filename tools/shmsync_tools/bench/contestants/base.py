@@ -101,8 +101,8 @@ class Contestant:
         return importlib.import_module(self.module)
 
     def make(self, name: str) -> AbstractContextManager[Any]:
-        """Makes it under that name in the coordinating process, and removes it in the end. Gives the
-        payload of its ticket."""
+        """Makes it under that name, and removes it in the end. Gives the payload of its
+        ticket."""
         return _nothing_made(name)
 
     def open(self, payload: Any, part: Part) -> Opened:

@@ -31,7 +31,7 @@ def in_c(me: Conversation, loop_ms: float, function: str, *arguments: int) -> fl
         took = loop(*arguments, rounds)
     rounds = round(rounds * loop_ms * 1e6 / took)
     took = loop(*arguments, rounds) - floor.nothing(rounds)
-    return max(took, 0) / rounds
+    return max(float(took), 0) / rounds
 
 
 def calls_of_nothing(me: Conversation, loop_ms: float) -> float:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from shmsync_tools.bench.contestants.base import Contestant, Kind, Opened, Part
 from shmsync_tools.bench.contestants.stdlib import lock_file
+from shmsync_tools.bench.leftovers import token
 
 
 class PosixIpc(Contestant):
@@ -29,8 +32,8 @@ class PosixIpc(Contestant):
         try:
             yield f"/{name}"
         finally:
-            semaphore.close()
             semaphore.unlink()
+            semaphore.close()
 
     def open(self, payload: Any, part: Part) -> Opened:
         semaphore = self.imported().Semaphore(payload)
@@ -134,21 +137,28 @@ class Iceoryx2(Contestant):
 
     @contextmanager
     def make(self, name: str) -> Iterator[str]:
-        self._service(name)
+        kept = self.service(name)
         yield name
+        del kept
 
-    def _service(self, name: str) -> tuple[Any, Any]:
+    def service(self, name: str) -> tuple[Any, Any]:
+        """A node, and a service of that name in it; both live as long as what is returned."""
         iceoryx2 = self.imported()
         iceoryx2.set_log_level(iceoryx2.LogLevel.Error)
+        # All of its files under names of ours, so that those of a killed process can be found.
+        config = iceoryx2.config.default()
+        config.global_cfg.prefix = iceoryx2.FileName.new(token())
+        folder = Path(tempfile.gettempdir(), f"{token()}iceoryx2")
+        config.global_cfg.root_path = iceoryx2.Path.new(str(folder))
         mode = iceoryx2.SignalHandlingMode.Disabled
-        node = iceoryx2.NodeBuilder.new().signal_handling_mode(mode)
+        node = iceoryx2.NodeBuilder.new().config(config).signal_handling_mode(mode)
         node = node.create(iceoryx2.ServiceType.Ipc)
         service = iceoryx2.ServiceName.new(name)
         return node, node.service_builder(service).event().open_or_create()
 
     def open(self, payload: Any, part: Part) -> Opened:
         closing = ExitStack()
-        node, service = self._service(payload)
+        node, service = self.service(payload)
         take = give = _not_opened
         if part is not Part.GIVES:
             listener = service.listener_builder().create()

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 
 from shmsync_tools.bench.contestants import Contestant
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Turn
 from shmsync_tools.bench.worker import Task
-
-_numbers = itertools.count()
-
-
-def token() -> str:
-    """What is in the name of everything that this process makes."""
-    return f"shmbench-{os.getpid()}-"
-
-
-def fresh_name() -> str:
-    """A name that nobody else uses."""
-    return f"{token()}{next(_numbers)}"
 
 
 def case(
@@ -31,7 +19,7 @@ def case(
     contestants: Iterable[Contestant],
     turn: Callable[[Contestant], Turn],
     *,
-    base: str,
+    base: str | None,
     besides: Mapping[str, Turn] | None = None,
     label: Callable[[Contestant], str] = attrgetter("key"),
 ) -> Case:

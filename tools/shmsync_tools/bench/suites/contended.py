@@ -7,9 +7,10 @@ import sys
 import time
 
 from shmsync_tools.bench.contestants import Contestant, Kind, Ticket, opened
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import no_garbage_collection, shared_words, words
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, TaskError, Turn
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation, Fd
 
 METRICS = (

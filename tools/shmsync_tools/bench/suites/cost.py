@@ -15,9 +15,10 @@ import shmsync
 from shmsync import Namespace
 from shmsync_tools.bench.contestants import Contestant, Kind, Part, Ticket, opened
 from shmsync_tools.bench.contestants.ours import CAPACITY, THREADS, Ours
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import Call, nanoseconds, no_garbage_collection, wait_until_asleep
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.suites.fanout import STACK_BYTES
 from shmsync_tools.bench.worker import Conversation, die_with_parent
 
@@ -213,7 +214,8 @@ def cases(setup: Setup) -> list[Case]:
         def turn(contestant: Contestant) -> Turn:
             return waiters_turn(setup, contestant, count)
 
-        title = f"with {count:,} threads that wait for the same semaphore"
+        threads = "thread that waits" if count == 1 else "threads that wait"
+        title = f"with {count:,} {threads} for the same semaphore"
         return case(f"waiters-{count}", title, WAITERS, [*ours, *peers], turn, base=BASE)
 
     def processes(count: int) -> Case:

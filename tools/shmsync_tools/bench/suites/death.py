@@ -7,9 +7,10 @@ import time
 
 from shmsync import Acquired
 from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, Ticket, floors, opened
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import mapped, shared_words, wait_until_asleep
 from shmsync_tools.bench.model import Case, HangError, Metric, Setup, Suite, Turn
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation, Fd, Task
 
 METRICS = (

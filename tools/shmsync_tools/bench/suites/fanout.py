@@ -8,10 +8,11 @@ import threading
 import time
 
 from shmsync_tools.bench.contestants import Contestant, Kind, Opened, Part, Ticket, opened
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import Call, wait_until_asleep
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.pool import Worker
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation
 
 METRICS = (

@@ -6,6 +6,7 @@ import os
 import time
 
 from shmsync_tools.bench.contestants import Contestant, Kind, Ticket, opened
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import (
     shared_words,
     spin_until,
@@ -14,7 +15,7 @@ from shmsync_tools.bench.measure import (
     words,
 )
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, Turn
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation, Fd
 
 METRICS = (

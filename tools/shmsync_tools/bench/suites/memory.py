@@ -8,14 +8,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from shmsync import Namespace
 from shmsync.inspect import path_of
-from shmsync_tools.bench.contestants import Contestant, Kind, Part, everybody
+from shmsync.objects import Handle
+from shmsync_tools.bench.contestants import Contestant, Kind, Opened, opened
 from shmsync_tools.bench.contestants.ours import CAPACITY, Ours
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, Turn
-from shmsync_tools.bench.suites.common import case, fresh_name
+from shmsync_tools.bench.pool import Worker
+from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation
 
 OBJECT = (
@@ -27,7 +29,8 @@ SLOT = (
     Metric("object", "B", "of the segment, for an object that may be made"),
 )
 #: So many objects are made, to be divided by.
-OBJECTS = 400
+OBJECTS = 200
+FIRST = 20
 
 
 def _resident() -> int:
@@ -40,39 +43,49 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def of_objects(me: Conversation, key: str, name: str) -> dict[str, float]:
-    """Makes objects, and sees how much more the process has."""
-    contestant = everybody()[Kind.SEMAPHORE, key]
+def of_ours(me: Conversation, engine: str, name: str) -> dict[str, float]:
+    """Of semaphores of one namespace."""
+    with Namespace(
+        name, engine=engine, exclusive=True, capacity=2 * OBJECTS, threads=8
+    ) as namespace:
+
+        def use(number: int) -> Handle:
+            semaphore = namespace.semaphore(f"semaphore {number}", 0)
+            semaphore.release()
+            semaphore.acquire()
+            return semaphore
+
+        return more(use)
+
+
+def of_peers(me: Conversation) -> dict[str, float]:
+    """Of what the coordinator makes and sends."""
     with ExitStack() as stack:
-        make = _maker(contestant, stack, name)
-        # What the first ones bring with them (a helper process, pages of the heap) is not counted.
-        for number in range(-OBJECTS // 10, 0):
-            make(number)
-        resident, descriptors = _resident(), _descriptors()
-        for number in range(OBJECTS):
-            make(number)
-        return {
-            "memory": max(0, _resident() - resident) / OBJECTS,
-            "fds": (_descriptors() - descriptors) / OBJECTS,
-        }
+
+        def use(number: int) -> Opened:
+            it = stack.enter_context(opened(me.hear()))
+            it.give()
+            it.take()
+            return it
+
+        return more(use)
 
 
-def _maker(contestant: Contestant, stack: ExitStack, name: str) -> Callable[[int], object]:
-    kept: list[Any] = []
-    if isinstance(contestant, Ours):
-        size = {"capacity": 2 * OBJECTS, "threads": 8}
-        namespace = Namespace(name, engine=contestant.engine, exclusive=True, **size)
-        stack.callback(namespace.close)
-        return lambda number: kept.append(namespace.semaphore(f"semaphore {number}", 0))
-    if contestant.local:
-        return lambda number: kept.append(contestant.open(None, Part.BOTH))
-    return lambda number: stack.enter_context(contestant.make(f"{name}x{number + OBJECTS}"))
+def more(use: Callable[[int], object]) -> dict[str, float]:
+    """How much more the process has for each object that is opened and used. What the first ones
+    bring with them (a helper process, pages of the heap) is not counted."""
+    kept = [use(number) for number in range(FIRST)]
+    resident, descriptors = _resident(), _descriptors()
+    kept += [use(number) for number in range(FIRST, FIRST + OBJECTS)]
+    return {
+        "memory": max(0, _resident() - resident) / OBJECTS,
+        "fds": (_descriptors() - descriptors) / OBJECTS,
+    }
 
 
 def segment_bytes(name: str, engine: str, capacity: int, threads: int) -> int:
     """The size of the segment of such a namespace."""
-    size = {"capacity": capacity, "threads": threads}
-    with Namespace(name, engine=engine, exclusive=True, **size):
+    with Namespace(name, engine=engine, exclusive=True, capacity=capacity, threads=threads):
         return os.stat(path_of(name)).st_size
 
 
@@ -89,45 +102,52 @@ def of_slots(me: Conversation, engine: str, name: str) -> dict[str, float]:
 
 def cases(setup: Setup) -> list[Case]:
     """Objects of all, and slots of our segments."""
+    patience = setup.sizes.patience
 
-    def run(task: Callable[..., dict[str, float]], argument: str) -> Turn:
-        def turn() -> dict[str, float]:
-            # A new process: what another one has freed would be used again.
-            (worker,) = setup.pool.workers(1)
-            setup.pool.kill(worker)
-            (worker,) = setup.pool.workers(1)
-            patience = setup.sizes.patience
-            found: dict[str, float] = worker.call(task, argument, fresh_name(), seconds=patience)
+    def new_worker() -> Worker:
+        # What another task has freed would be used again.
+        setup.pool.kill(setup.pool.workers(1)[0])
+        return setup.pool.workers(1)[0]
+
+    def objects(contestant: Contestant) -> Turn:
+        def run() -> dict[str, float]:
+            worker = new_worker()
+            if isinstance(contestant, Ours):
+                worker.start(of_ours, contestant.engine, fresh_name())
+                found: dict[str, float] = worker.result(patience)
+                return found
+            with ExitStack() as stack:
+                worker.start(of_peers)
+                for _ in range(FIRST + OBJECTS):
+                    worker.say(stack.enter_context(contestant.ticket(fresh_name())))
+                found = worker.result(patience)
+                return found
+
+        return run
+
+    def slots(contestant: Contestant) -> Turn:
+        def run() -> dict[str, float]:
+            worker = setup.pool.workers(1)[0]
+            found: dict[str, float] = worker.call(
+                of_slots, contestant.family, fresh_name(), seconds=patience
+            )
             return found
 
-        return turn
+        return run
 
     semaphores = setup.selection.of(Kind.SEMAPHORE)
     ours = [each for each in semaphores if isinstance(each, Ours)]
+    title = f"memory of a process for each of {OBJECTS} semaphores that it uses"
     return [
-        case(
-            "objects",
-            f"memory for each of {OBJECTS} semaphores",
-            OBJECT,
-            semaphores,
-            lambda each: run(of_objects, each.key),
-            base="mp.Semaphore",
-        ),
-        case(
-            "slots",
-            "bytes of the segment that are set aside, used or not",
-            SLOT,
-            ours,
-            lambda each: run(of_slots, each.key),
-            base="handoff",
-        ),
+        case("objects", title, OBJECT, semaphores, objects, base=None),
+        case("slots", "the segment sets aside, used or not", SLOT, ours, slots, base=None),
     ]
 
 
 SUITE = Suite(
     "memory",
     "Memory for each object and thread",
-    "Resident memory of one process, private and shared, divided by the number of objects, Python's"
-    " own objects included. What the kernel keeps for itself (eventfds, pipes, SysV) does not show.",
+    "Resident memory of one process, private and shared, divided by the number of objects; Python's"
+    " own are included. What the kernel keeps for itself (eventfds, pipes, SysV) does not show.",
     cases,
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shmsync import Namespace
 from shmsync_tools.bench.contestants import Contestant, Kind, Part, Ticket, everybody
 from shmsync_tools.bench.contestants.ours import Ours, new_namespace
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import nanoseconds
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite
-from shmsync_tools.bench.suites.common import alone, case, fresh_name
-from shmsync_tools.bench.worker import Conversation
+from shmsync_tools.bench.suites.common import alone, case
+from shmsync_tools.bench.worker import Conversation, Task
 
 CALL = Metric("us", "us", "time of the call and of its undoing")
 
@@ -63,8 +64,7 @@ def cases(setup: Setup) -> list[Case]:
     # What cannot be opened twice: whose descriptors are passed.
     named = [each for each in semaphores if each.family not in ("eventfd", "pipe")]
 
-    def made(name: str, title: str, contestants: list[Contestant], task: object) -> Case:
-        assert callable(task)
+    def made(name: str, title: str, contestants: Sequence[Contestant], task: Task) -> Case:
         turn = alone(setup, task, CALL, loop_ms)
         base = "posix_ipc.Semaphore" if contestants is not ours else "handoff"
         return case(name, title, [CALL], contestants, turn, base=base)

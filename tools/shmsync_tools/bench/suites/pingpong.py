@@ -16,10 +16,11 @@ from shmsync_tools.bench.contestants import (
     opened,
 )
 from shmsync_tools.bench.contestants.ours import Ours
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import mapped, no_garbage_collection, shared_words
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.pool import Worker
-from shmsync_tools.bench.suites.common import case, cores, fresh_name, pin
+from shmsync_tools.bench.suites.common import case, cores, pin
 from shmsync_tools.bench.worker import Conversation, Fd
 
 RATE = Metric("rate", "round trips/s", "round trips in a second", higher=True)
@@ -135,9 +136,7 @@ def cases(setup: Setup) -> list[Case]:
             if len(set(places)) > 1:
                 besides[f"{FUTEX}, spinning"] = in_c(SPINS)
         playing = [e for e in selection.of(Kind.SEMAPHORE, Kind.EVENT) if not e.local]
-        return case(
-            name, title, [RATE], playing, turn, base=BASE, besides=besides, label=label
-        )
+        return case(name, title, [RATE], playing, turn, base=BASE, besides=besides, label=label)
 
     return [
         made("one-core", "round trips of two processes on one core", [allowed[0], allowed[0]]),

@@ -9,7 +9,7 @@ from shmsync_tools.bench.suites.common import alone, case, cores, pin
 from shmsync_tools.bench.worker import Conversation
 
 PAIR = Metric("ns", "ns", "time of the calls")
-BASE = "mp.Lock"
+BASE, EVENT_BASE = "mp.Lock", "mp.Event"
 
 
 def use(me: Conversation, ticket: Ticket, loop_ms: float) -> float:
@@ -45,10 +45,8 @@ def cases(setup: Setup) -> list[Case]:
             mp_lock + of(Kind.SEMAPHORE),
             BASE,
         ),
-        made("event", "set and wait, which resets (mp.Event: and clear)", of(Kind.EVENT), "mp.Event"),
-        made(
-            "manual-event", "set, wait and clear of a manual-reset event", of(Kind.GATE), "mp.Event"
-        ),
+        made("event", "set, and wait, which resets (or: and clear)", of(Kind.EVENT), EVENT_BASE),
+        made("manual-event", "set, wait, clear of a manual-reset event", of(Kind.GATE), EVENT_BASE),
     ]
 
 

@@ -12,9 +12,10 @@ import shmsync
 from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floors
 from shmsync_tools.bench.contestants.ours import CAPACITY, Ours, new_namespace
 from shmsync_tools.bench.contestants.peers import Iceoryx2
+from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import nanoseconds
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, Turn
-from shmsync_tools.bench.suites.common import case, cores, fresh_name, pin
+from shmsync_tools.bench.suites.common import case, cores, pin
 from shmsync_tools.bench.worker import Conversation
 
 ROUND = Metric("ns", "ns", "time of signal and wait")
@@ -63,7 +64,7 @@ def iceoryx2_any(me: Conversation, name: str, count: int, loop_ms: float) -> flo
     pin(cores()[-1])
     peer = Iceoryx2()
     iceoryx2 = peer.imported()
-    nodes = [peer._service(f"{name}-{i}") for i in range(count)]
+    nodes = [peer.service(f"{name}-{i}") for i in range(count)]
     listeners = [service.listener_builder().create() for _, service in nodes]
     notify = nodes[-1][1].notifier_builder().create().notify
     waitset = iceoryx2.WaitSetBuilder.new()
@@ -145,9 +146,7 @@ def cases(setup: Setup) -> list[Case]:
             if selection.has(family):
                 besides[f"{label}, each"] = run(one_by_one, label, count)
         title = f"wait for all of {count}, which are signaled (others: one after the other)"
-        return case(
-            f"all-{count}", title, [ROUND], engines, turn, base=ALL_BASE, besides=besides
-        )
+        return case(f"all-{count}", title, [ROUND], engines, turn, base=ALL_BASE, besides=besides)
 
     return [any_of(n) for n in sizes.wide] + [all_of(n) for n in sizes.wide]
 
