@@ -34,7 +34,7 @@ def fresh_name() -> str:
 
 def left() -> Iterator[Path]:
     """Files and folders of this name."""
-    for folder in (Path("/dev/shm"), Path(tempfile.gettempdir())):
+    for folder in (Path("/dev/shm"), FASTIPC, Path(tempfile.gettempdir())):
         yield from folder.glob(f"*{token()}*")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from shmsync import Namespace
 from shmsync.inspect import path_of
 from shmsync.objects import Handle
-from shmsync_tools.bench.contestants import Contestant, Kind, Opened, opened
+from shmsync_tools.bench.contestants import Contestant, Kind, Opened, Part, Ticket, everybody
 from shmsync_tools.bench.contestants.ours import CAPACITY, Ours
 from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, Turn
@@ -60,15 +60,19 @@ def of_ours(me: Conversation, engine: str, name: str) -> dict[str, float]:
 
 def of_peers(me: Conversation) -> dict[str, float]:
     """Of what the coordinator makes and sends."""
-    with ExitStack() as stack:
+    used: list[Opened] = []
 
-        def use(number: int) -> Opened:
-            it = stack.enter_context(opened(me.hear()))
-            it.give()
-            it.take()
-            return it
+    def use(number: int) -> None:
+        ticket: Ticket = me.hear()
+        it = everybody()[ticket.kind, ticket.key].open(ticket.payload, Part.BOTH)
+        used.append(it)
+        it.give()
+        it.take()
 
-        return more(use)
+    found = more(use)
+    for it in used:
+        it.close()
+    return found
 
 
 def more(use: Callable[[int], object]) -> dict[str, float]:
