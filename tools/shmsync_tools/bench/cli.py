@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ Most peers are optional: pip install 'shmsync[bench]' brings them, and matplotli
 RUN_EPILOG = """\
 how to read it:
   Every contestant has a turn in every round, so that what disturbs the machine disturbs all. The
-  tables show the median of the rounds, the lowest, and the spread (highest less lowest, as a part of
-  the median). "ratio" is the median by the median of the base, in the same run; compare ratios, not
-  the times of two runs. A case is called NOISY if the base itself swung by more than a quarter:
+  tables show the median of the rounds, the lowest, and the spread (highest less lowest, as a part
+  of the median). "ratio" is the median by the median of the base, in the same run; compare ratios,
+  not the times of two runs. A case is called NOISY if the base itself swung by more than a quarter:
   then the machine did something else meanwhile, and its ratios say little.
 
   What hangs is killed after some seconds and said to hang; the run goes on. Nothing is left behind,
@@ -160,8 +160,8 @@ def _add_figures(commands: Any) -> None:
         "figures",
         _figures,
         summary="say what was to be reached, and what was",
-        description="Judges the aims that shmsync has set itself by a run. Exit status 1 if one is\n"
-        "missed or was not measured.",
+        description="Judges the aims that shmsync has set itself by a run. Exit status 1 if one\n"
+        "is missed or was not measured.",
         epilog="examples:\n"
         "  shmsync bench figures results.json\n"
         "  shmsync bench figures results.json --json | jq '.[] | select(.met | not)'\n",
@@ -223,47 +223,53 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = [
         (
             each["name"],
-            each["kind"],
+            ", ".join(each["kinds"]),
             each["family"],
-            each["absent"] or " - ".join(filter(None, (each["version"], each["note"]))),
+            each["absent"] or each["version"] or "",
+            "" if each["absent"] else each["note"],
         )
         for each in found
     ]
-    print(columns(("CONTESTANT", "AS", "CALLED", "VERSION"), rows))
+    print(columns(("CONTESTANT", "AS", "CALLED", "VERSION", ""), rows))
     return Exit.OK
 
 
 def _contestants() -> list[dict[str, Any]]:
-    """All that can take part, and what is below."""
-    found: list[dict[str, Any]] = [
-        {
-            "name": each.key,
-            "kind": each.kind.value,
-            "family": each.family,
-            "version": each.version(),
-            "absent": each.absent(),
-            "note": each.note,
-        }
-        for each in everybody().values()
-    ]
+    """All that can take part, and what is below; what has one label is one."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in everybody().values():
+        entry = found.setdefault(
+            each.key,
+            {
+                "name": each.key,
+                "kinds": [],
+                "family": each.family,
+                "version": each.version(),
+                "absent": each.absent(),
+                "note": each.remark,
+            },
+        )
+        entry["kinds"].append(each.kind.value)
+    return [*found.values(), *_floors()]
+
+
+def _floors() -> list[dict[str, Any]]:
     try:
         floors.loops()
         reason = None
     except AbsentError as error:
         reason = str(error)
-    for label, note in floors.described().items():
-        absent = reason if label.startswith("C: ") else None
-        found.append(
-            {
-                "name": label,
-                "kind": "what is below",
-                "family": "floor",
-                "version": None,
-                "absent": absent,
-                "note": note,
-            }
-        )
-    return found
+    return [
+        {
+            "name": label,
+            "kinds": ["what is below"],
+            "family": FLOOR,
+            "version": None,
+            "absent": reason if label.startswith("C: ") else None,
+            "note": note,
+        }
+        for label, note in floors.described().items()
+    ]
 
 
 # ---- run -----------------------------------------------------------------------------------------
@@ -311,7 +317,7 @@ def _deliver(run: results.Run, arguments: argparse.Namespace) -> int:
     return _draw(run, {bars: plots.ratios, curves: plots.scaling})
 
 
-def _draw(run: results.Run, wanted: dict[Path, Callable[[results.Run], Any]]) -> int:
+def _draw(run: results.Run, wanted: Mapping[Path, Callable[[results.Run], Any]]) -> int:
     """Draws, or prints text where there is no matplotlib. What is said goes to standard error."""
     try:
         for path, draw in wanted.items():

@@ -223,7 +223,7 @@ def _curves(
 ) -> dict[str, Any]:
     drawn = {}
     cases = figures.curve(run, prefix)
-    for name in ENGINE_COLOURS:
+    for name, line_colour in ENGINE_COLOURS.items():
         points = [
             (count, value)
             for count, case in cases
@@ -232,7 +232,7 @@ def _curves(
         if points:
             xs, ys = zip(*points, strict=True)
             (drawn[name],) = axes.plot(
-                xs, ys, marker="o", markersize=4, linewidth=1.8, color=ENGINE_COLOURS[name]
+                xs, ys, marker="o", markersize=4, linewidth=1.8, color=line_colour
             )
     axes.set_xscale("log")
     axes.set_yscale("log")

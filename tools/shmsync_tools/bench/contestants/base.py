@@ -88,6 +88,12 @@ class Contestant:
             return f"absent ({error}); pip install 'shmsync[bench]'"
         return None
 
+    @property
+    def remark(self) -> str:
+        """The note, and that it is not for any two processes."""
+        related = "only between related processes" if self.related else ""
+        return "; ".join(part for part in (related, self.note) if part)
+
     def version(self) -> str | None:
         """Of its package."""
         try:

@@ -186,7 +186,7 @@ class EventFd(Contestant):
     family = "eventfd"
     kind = Kind.SEMAPHORE
     related = True
-    note = "has no name: the descriptor has to be passed"
+    note = "the descriptor has to be passed"
 
     @contextmanager
     def make(self, name: str) -> Iterator[Fd]:
@@ -209,7 +209,7 @@ class Pipe(Contestant):
     family = "pipe"
     kind = Kind.SEMAPHORE
     related = True
-    note = "has no name: the descriptors have to be passed"
+    note = "the descriptors have to be passed"
 
     @contextmanager
     def make(self, name: str) -> Iterator[tuple[Fd, Fd]]:

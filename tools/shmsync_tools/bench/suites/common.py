@@ -27,7 +27,7 @@ def case(
     ``besides`` are turns of others."""
     taking_part = list(contestants)
     turns = {label(each): _if_present(each, turn(each)) for each in taking_part}
-    notes = {label(each): each.note for each in taking_part if each.note}
+    notes = {label(each): each.remark for each in taking_part}
     return Case(name, title, tuple(metrics), turns | dict(besides or {}), base, notes)
 
 
