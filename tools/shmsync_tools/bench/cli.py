@@ -14,7 +14,7 @@ from shmsync.cli import Exit, Parser, RefusedError, add_command, add_json, print
 from shmsync.engine import engines
 from shmsync.inspect import columns
 from shmsync_tools.bench import figures, plots, results, runner, tables
-from shmsync_tools.bench.contestants import Selection, everybody, floors, peer_families
+from shmsync_tools.bench.contestants import FLOOR, Selection, everybody, floors, peer_families
 from shmsync_tools.bench.model import FULL, LARGE, QUICK, AbsentError, Setup
 from shmsync_tools.bench.pool import Pool
 from shmsync_tools.bench.suites import SUITES
@@ -225,12 +225,12 @@ def _list(arguments: argparse.Namespace) -> int:
             each["name"],
             ", ".join(each["kinds"]),
             each["family"],
-            each["absent"] or each["version"] or "",
-            "" if each["absent"] else each["note"],
+            each["version"] or "",
+            each["absent"] or each["note"],
         )
         for each in found
     ]
-    print(columns(("CONTESTANT", "AS", "CALLED", "VERSION", ""), rows))
+    print(columns(("CONTESTANT", "AS", "CALLED", "VERSION", "NOTE"), rows))
     return Exit.OK
 
 

@@ -116,15 +116,20 @@ def slowest_share(run: Run) -> float | None:
     return median(run, "contended", "4", unfair_if_there(run), "share")
 
 
-def flat(prefix: str) -> _Value:
-    """The cost with the largest number by that with the smallest; the worst of all numbers between
-    counts."""
+def flat(prefix: str, low: int, high: int) -> _Value:
+    """The worst cost with up to ``high`` of them, by that with ``low``."""
 
     def value(run: Run) -> float | None:
-        found = [each for each in curve(run, prefix) if each[1].outcomes.get(OURS)]
-        costs = [case.outcomes[OURS].median("pair") for _, case in found]
-        there = [cost for cost in costs if cost is not None]
-        return max(there[1:]) / there[0] if len(there) > 1 else None
+        costs = {
+            count: cost
+            for count, case in curve(run, prefix)
+            if low <= count <= high
+            and OURS in case.outcomes
+            and (cost := case.outcomes[OURS].median("pair")) is not None
+        }
+        if low not in costs or high not in costs:
+            return None
+        return max(costs.values()) / costs[low]
 
     return value
 
@@ -199,8 +204,12 @@ FIGURES: tuple[Figure, ...] = (
         at_most=0.1,
         unit="%",
     ),
-    Figure("cost with up to 100,000 objects, of that with 10", flat("objects"), at_most=1.2),
-    Figure("cost with up to 100 processes, of that with 1", flat("processes"), at_most=1.2),
+    Figure(
+        "cost with up to 100,000 objects, of that with 10",
+        flat("objects", 10, 100_000),
+        at_most=1.2,
+    ),
+    Figure("cost with up to 100 processes, of that with 1", flat("processes", 1, 100), at_most=1.2),
 )
 
 

@@ -18,6 +18,8 @@ from shmsync_tools.bench.worker import Fd
 Call = Callable[[], object]
 
 WORDS_BYTES = 4096
+#: Loops that a measurement is cut into, so that who else runs for a moment spoils one of them only.
+PARTS = 5
 
 
 # ---- loops ---------------------------------------------------------------------------------------
@@ -70,19 +72,19 @@ _LOOPS: tuple[Callable[..., int], ...] = (_time_none, _time_one, _time_two, _tim
 
 
 def nanoseconds(calls: Sequence[Call], loop_ms: float) -> float:
-    """Of one to three calls, one after the other, in a loop of about that length; what the loop
-    itself takes is subtracted."""
+    """Of one to three calls, one after the other: the median of some loops of about that length
+    together. What the loop itself takes is subtracted."""
     # A copy of the loop: the interpreter adapts its code to what it calls.
     code = _LOOPS[len(calls)].__code__
     loop: Callable[..., int] = FunctionType(code.replace(), globals())
     with no_garbage_collection():
         times, took = 1, loop(1, *calls)
-        while took < loop_ms * 1e6 / 8:
+        while took < loop_ms * 1e6 / PARTS / 2:
             times *= 2
             took = loop(times, *calls)
-        times = max(1, round(times * loop_ms * 1e6 / took))
-        took = loop(times, *calls)
-        return max(took - _time_none(times), 0) / times
+        times = max(1, round(times * loop_ms * 1e6 / PARTS / took))
+        parts = (loop(times, *calls) - _time_none(times) for _ in range(PARTS))
+        return max(statistics.median(parts), 0) / times
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:

@@ -20,18 +20,18 @@ RATIOS, SCALING = "ratios.svg", "scaling.svg"
 #: Panels of the bars: suite, case, metric, title.
 PANELS: tuple[tuple[str, str, str, str], ...] = (
     ("uncontended", "lock", "ns", "Lock: acquire and release, nobody there"),
-    ("uncontended", "event", "ns", "Event: set and wait"),
-    ("waits", "any-64", "ns", "Wait for any of 64, the last is ready"),
     ("pingpong", "two-cores", "rate", "Ping-pong of two processes on two cores"),
     ("handover", "lock", "p50", "Hand-over to a sleeping waiter"),
     ("contended", "4", "rate", "Four processes want one lock"),
+    ("uncontended", "event", "ns", "Event: set and wait"),
+    ("waits", "any-64", "ns", "Wait for any of 64, the last is ready"),
 )
 #: Panels of the curves: prefix of the cases, metric, label of the axis, title.
 CURVES: tuple[tuple[str, str, str, str], ...] = (
-    ("objects", "pair", "objects in the namespace", "acquire and release"),
-    ("processes", "pair", "attached processes", "acquire and release"),
-    ("waiters", "pair", "waiting threads", "acquire and release beside them"),
-    ("waiters", "release", "waiting threads", "release to one of them"),
+    ("objects", "pair", "objects in the namespace", "Objects: acquire, release"),
+    ("processes", "pair", "attached processes", "Processes: acquire, release"),
+    ("waiters", "pair", "waiting threads", "Waiters: acquire, release beside them"),
+    ("waiters", "release", "waiting threads", "Waiters: release to one of them"),
 )
 ENGINE_COLOURS = {
     "handoff": "#c2410c",
@@ -115,11 +115,11 @@ def ratios(run: Run) -> Any:
     plt = pyplot()
     rows = (len(found) + 1) // 2
     pairs = [found[i : i + 2] for i in range(0, len(found), 2)]
-    heights = [max(len(bars(case, metric)) for _, case, metric in pair) + 3 for pair in pairs]
+    heights = [max(len(bars(case, metric)) for _, case, metric in pair) + 4 for pair in pairs]
     figure, grid = plt.subplots(
         rows,
         2,
-        figsize=(12, 0.235 * sum(heights) + 0.6),
+        figsize=(12, 0.215 * sum(heights) + 0.4),
         squeeze=False,
         gridspec_kw={"height_ratios": heights},
         layout="constrained",
@@ -149,35 +149,43 @@ def _metric(case: CaseResult, name: str) -> Metric:
 
 
 def _panel(axes: Any, title: str, case: CaseResult, metric_name: str) -> None:
-    metric, drawn = _metric(case, metric_name), bars(case, metric_name)
-    labels, lengths = [bar[0] for bar in drawn], [bar[1] for bar in drawn]
-    low = min(lengths) / 1.6
-    places = range(len(drawn))
+    unit, drawn = _metric(case, metric_name).unit, bars(case, metric_name)
+    lengths = [bar[1] for bar in drawn]
     # A bar on a log axis has no zero to begin at; it begins at the left edge.
+    low, high = min(lengths) / 1.6, max(lengths)
+    places = range(len(drawn))
     axes.barh(
         places,
         [length - low for length in lengths],
         left=low,
-        color=[colour(label) for label in labels],
+        color=[colour(label) for label, _, _ in drawn],
         height=0.72,
     )
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)), zorder=2)
+    halo = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    for place, (_, length, value) in zip(places, drawn, strict=True):
+        at = length * (high / low) ** 0.012
+        text = quantity(value, unit)
+        axes.text(at, place, text, va="center", fontsize=8.5, bbox=halo, zorder=3)
     axes.set_xscale("log")
-    axes.set_xlim(low, max(lengths) * (max(lengths) / low) ** 0.3)
-    axes.set_yticks(places, labels)
-    for place, (label, length, value) in zip(places, drawn, strict=True):
-        weight = "bold" if label.startswith(figures.OURS) else "normal"
-        axes.text(
-            length * 1.06, place, f"{quantity(value, metric.unit)}", va="center", fontsize=8.5
-        )
-        axes.get_yticklabels()[place].set_fontweight(weight)
-    axes.invert_yaxis()
-    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    axes.set_xlim(low, high * (high / low) ** 0.25)
+    axes.set_ylim(len(drawn) - 0.4, -0.6)
+    axes.set_yticks(places, [label for label, _, _ in drawn])
+    for (label, _, _), text in zip(drawn, axes.get_yticklabels(), strict=True):
+        text.set_fontweight("bold" if label.startswith(figures.OURS) else "normal")
+    _decades(axes.xaxis, few=high / low < 50)
     axes.tick_params(axis="y", length=0, labelsize=9)
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(f"time, {case.measured_base} = 1 (less is better)", fontsize=8.5)
+
+
+def _decades(axis: Any, *, few: bool) -> None:
+    """Ticks at powers of ten, and between them if there are few."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    axis.set_major_locator(ticker.LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
 
 
 def colour(label: str) -> str:
@@ -218,6 +226,14 @@ def scaling(run: Run) -> Any:
     return figure
 
 
+def duration(nanos: float) -> str:
+    """The label of a tick: 10 us."""
+    for name, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if nanos >= size:
+            return f"{nanos / size:g} {name}"
+    return f"{nanos:g} ns"
+
+
 def _curves(
     axes: Any, run: Run, prefix: str, metric: str, label: str, title: str
 ) -> dict[str, Any]:
@@ -245,9 +261,10 @@ def _curves(
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5)
+    _decades(axes.xaxis, few=False)
+    _decades(axes.yaxis, few=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.yaxis.set_major_formatter(lambda value, _: quantity(value, "ns"))
-    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    axes.yaxis.set_major_formatter(lambda value, _: duration(value))
     return drawn
 
 

@@ -32,7 +32,7 @@ def quantity(value: float | None, unit: str) -> str:
         return ""
     factors = {"ns": 1.0, "us": 1e3}
     if unit not in factors:
-        return f"{number(value)} {unit}".strip()
+        return f"{number(value)} {unit}".strip().replace(" /", "/")
     nanos = value * factors[unit]
     for name, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
         if nanos >= size:

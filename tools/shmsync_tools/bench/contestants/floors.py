@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import importlib
+import statistics
 from collections.abc import Callable
 from types import ModuleType
 
-from shmsync_tools.bench.measure import nanoseconds
+from shmsync_tools.bench.measure import PARTS, nanoseconds
 from shmsync_tools.bench.model import AbsentError, Turn
 from shmsync_tools.bench.pool import Pool
 from shmsync_tools.bench.worker import Conversation
@@ -26,12 +27,12 @@ def in_c(me: Conversation, loop_ms: float, function: str, *arguments: int) -> fl
     floor = loops()
     loop = getattr(floor, function)
     rounds, took = 64, 0
-    while took < loop_ms * 1e6 / 8:
+    while took < loop_ms * 1e6 / PARTS / 2:
         rounds *= 2
         took = loop(*arguments, rounds)
-    rounds = round(rounds * loop_ms * 1e6 / took)
-    took = loop(*arguments, rounds) - floor.nothing(rounds)
-    return max(float(took), 0) / rounds
+    rounds = round(rounds * loop_ms * 1e6 / PARTS / took)
+    times = (loop(*arguments, rounds) - floor.nothing(rounds) for _ in range(PARTS))
+    return max(float(statistics.median(times)), 0) / rounds
 
 
 def calls_of_nothing(me: Conversation, loop_ms: float) -> float:

@@ -14,7 +14,7 @@ from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation, Fd
 
 METRICS = (
-    Metric("rate", "ops/s", "acquisitions in a second, of all together", higher=True),
+    Metric("rate", "/s", "acquisitions in a second, of all together", higher=True),
     Metric("share", "%", "what the slowest process got of them", higher=True),
 )
 BASE = "mp.Lock"

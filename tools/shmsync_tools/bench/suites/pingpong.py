@@ -23,7 +23,7 @@ from shmsync_tools.bench.pool import Worker
 from shmsync_tools.bench.suites.common import case, cores, pin
 from shmsync_tools.bench.worker import Conversation, Fd
 
-RATE = Metric("rate", "round trips/s", "round trips in a second", higher=True)
+RATE = Metric("rate", "/s", "round trips in a second", higher=True)
 BASE = "mp.Semaphore"
 FUTEX = "C: futex"
 #: Looks of the futex in C before it sleeps, where it may spin: about 20 us.
