@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from shmsync.cli import Exit, Parser, RefusedError, add_command, add_json, print_json
 from shmsync.engine import engines
@@ -133,6 +134,9 @@ def _add_run(commands: Any) -> None:
         "--plot",
         metavar="FILE.svg",
         help="draw the bars there, and the curves in FILE-scaling.svg",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show what the measuring processes print"
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a minute instead of ten")
@@ -289,16 +293,22 @@ def _run(arguments: argparse.Namespace) -> int:
         sizes, mode = QUICK, "quick"
     elif arguments.large:
         sizes, mode = LARGE, "large"
+    signal.signal(signal.SIGTERM, _end)
     terminal = sys.stderr.isatty()
     progress = runner.on_terminal if terminal else runner.quiet
     try:
-        with Pool() as pool:
+        with Pool(verbose=arguments.verbose) as pool:
             setup = Setup(Selection(arguments.engines, arguments.peers), sizes, pool)
             run = runner.run(setup, chosen, mode, progress)
     finally:
         if terminal:
             runner.clear_line()
     return _deliver(run, arguments)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """Ends as Ctrl-C does, so that nothing is left behind."""
+    sys.exit(128 + number)
 
 
 def _deliver(run: results.Run, arguments: argparse.Namespace) -> int:

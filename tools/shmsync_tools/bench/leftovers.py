@@ -32,10 +32,10 @@ def fresh_name() -> str:
     return f"{token()}{os.getpid()}-{next(_numbers)}"
 
 
-def left() -> Iterator[Path]:
-    """Files and folders of this name."""
+def left(name: str | None = None) -> Iterator[Path]:
+    """Files and folders that have this in their name; the token if it is not given."""
     for folder in (Path("/dev/shm"), FASTIPC, Path(tempfile.gettempdir())):
-        yield from folder.glob(f"*{token()}*")
+        yield from folder.glob(f"*{name or token()}*")
 
 
 def sweep() -> None:

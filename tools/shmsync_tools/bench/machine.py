@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def describe() -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "c_library": " ".join(platform.libc_ver()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "fast_path": find_spec("shmsync._fast") is not None,
         "load": load(),
     }
 
@@ -48,6 +50,8 @@ def sentence(machine: dict[str, Any]) -> str:
         machine["c_library"],
         machine["python"],
     ]
+    if not machine["fast_path"]:
+        parts.append("without shmsync._fast")
     return ", ".join(parts)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from shmsync_tools.bench import leftovers, worker
 from shmsync_tools.bench.model import HangError, TaskError
 
+STDERR = 2
 #: How long an idle worker may take to end.
 END_SECONDS = 5
 
@@ -22,15 +23,15 @@ class Worker:
     """One worker process. A task is a function at the top level of a module; it gets a
     ``Conversation`` before its own arguments."""
 
-    def __init__(self, log: int) -> None:
+    def __init__(self, output: int) -> None:
         ours, theirs = worker.pair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "shmsync_tools.bench.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 env={**os.environ, leftovers.COORDINATOR: str(os.getpid())},
             )
@@ -102,12 +103,12 @@ class Worker:
 
 class Pool:
     """Workers, started when they are first asked for and used again. A context manager: none
-    outlives it."""
+    outlives it. ``verbose``: what they print (tracebacks, complaints of multiprocessing's resource
+    tracker) goes to standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
         self._workers: list[Worker] = []
-        # What workers say to nobody in particular (a resource tracker's complaints, tracebacks).
-        self._log = os.memfd_create("shmsync-bench-log")
+        self._output = STDERR if verbose else subprocess.DEVNULL
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +122,11 @@ class Pool:
         for each in self._workers:
             each.close()
         self._workers.clear()
-        os.close(self._log)
 
     def workers(self, count: int) -> list[Worker]:
         """That many idle workers."""
         while len(self._workers) < count:
-            self._workers.append(Worker(self._log))
+            self._workers.append(Worker(self._output))
         return self._workers[:count]
 
     def kill(self, victim: Worker) -> int:
@@ -138,8 +138,3 @@ class Pool:
         """Kills those that have not finished their tasks."""
         for each in [each for each in self._workers if each.busy]:
             self.kill(each)
-
-    def log(self) -> str:
-        """All that the workers have printed."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, size, 0).decode(errors="replace")

@@ -12,9 +12,8 @@ from shmsync import Namespace
 from shmsync.engine import by_name
 from shmsync_tools.bench.contestants.base import Contestant, Kind, Opened, Part
 
-#: Slots for threads and processes: the suites have up to 1,000 waiters.
-THREADS = 2048
-CAPACITY = 64
+#: Slots for threads, processes and objects: what a namespace has if nothing else is asked for.
+THREADS, CAPACITY = 1024, 4096
 
 
 def has_unfair_mutex() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import shmsync
 from shmsync import Namespace
 from shmsync_tools.bench.contestants import Contestant, Kind, Part, Ticket, opened
-from shmsync_tools.bench.contestants.ours import CAPACITY, THREADS, Ours
+from shmsync_tools.bench.contestants.ours import CAPACITY, THREADS, Ours, new_namespace
 from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import Call, nanoseconds, no_garbage_collection, wait_until_asleep
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
@@ -29,7 +30,7 @@ OBJECTS = (
     Metric("open", "ns", "open one by name, and close it"),
 )
 WAITERS = (
-    Metric("release", "ns", "release to one of those who wait for this semaphore"),
+    Metric("release", "ns", "release to one of those who wait, median of the releases"),
     Metric("pair", "ns", "acquire and release of another semaphore, free, beside them"),
 )
 BASE = "handoff"
@@ -46,9 +47,7 @@ def among_objects(
     me: Conversation, name: str, engine: str, count: int, loop_ms: float
 ) -> dict[str, float]:
     """What calls of two objects cost in a namespace with so many, all open."""
-    with Namespace(
-        name, engine=engine, exclusive=True, capacity=count + CAPACITY, threads=8
-    ) as namespace:
+    with new_namespace(name, engine, count + CAPACITY) as namespace:
         handles = [namespace.semaphore(f"object {i}") for i in range(count)]
         one, other = handles[count // 3], handles[2 * count // 3]
         wait = partial(shmsync.wait_any, (other, one))
@@ -98,13 +97,15 @@ def beside_waiters(
         wait_until_asleep(pid)
     with opened(ticket, Part.GIVES) as semaphore:
         pair = nanoseconds(_another_pair(ticket), loop_ms)
-        give = semaphore.give
         with no_garbage_collection():
-            begin = time.perf_counter_ns()
-            for _ in range(count):
-                give()
-            took = time.perf_counter_ns() - begin
-    return {"release": took / count, "pair": pair}
+            took = [_nanoseconds_of(semaphore.give) for _ in range(count)]
+    return {"release": statistics.median(took), "pair": pair}
+
+
+def _nanoseconds_of(call: Call) -> int:
+    begin = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - begin
 
 
 def _another_pair(ticket: Ticket) -> tuple[Call, Call]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import shmsync
 from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floors
-from shmsync_tools.bench.contestants.ours import CAPACITY, Ours, new_namespace
+from shmsync_tools.bench.contestants.ours import Ours, new_namespace
 from shmsync_tools.bench.contestants.peers import Iceoryx2
 from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import nanoseconds
@@ -26,7 +26,7 @@ ANY_BASE, ALL_BASE = "eventfd, poll", "mp.Semaphore, each"
 def ours_any(me: Conversation, name: str, engine: str, count: int, loop_ms: float) -> float:
     """Nanoseconds of set of the last auto-reset event, and a wait for any."""
     pin(cores()[-1])
-    with new_namespace(name, engine, CAPACITY + count) as namespace:
+    with new_namespace(name, engine) as namespace:
         handles = [namespace.event() for _ in range(count)]
         return nanoseconds((handles[-1].set, lambda: shmsync.wait_any(handles)), loop_ms)
 
@@ -34,7 +34,7 @@ def ours_any(me: Conversation, name: str, engine: str, count: int, loop_ms: floa
 def ours_all(me: Conversation, name: str, engine: str, count: int, loop_ms: float) -> float:
     """Nanoseconds of a wait for all of so many semaphores that have tokens enough."""
     pin(cores()[-1])
-    with new_namespace(name, engine, CAPACITY + count) as namespace:
+    with new_namespace(name, engine) as namespace:
         handles = [namespace.semaphore(None, 2**30) for _ in range(count)]
         return nanoseconds((lambda: shmsync.wait_all(handles),), loop_ms)
 
