@@ -91,7 +91,7 @@ def test_run_writes_json_and_nothing_else_to_the_output() -> None:
         (("run", "nonsense"), "no suite 'nonsense'; there are uncontended, "),
         (("run", "--engines", "qsync"), "no engine 'qsync'; there are handoff, "),
         (("run", "--peers", "nobody"), "no peer 'nobody'; there are multiprocessing, "),
-        (("run", "--plot", "a.png"), "a name in .svg"),
+        (("run", "--plot", "a.png"), "a name that ends in .svg"),
         (("run", "--quick", "--large"), "not allowed with"),
         (("nonsense",), "invalid choice"),
     ],

@@ -151,10 +151,10 @@ def test_what_a_task_dies_of_is_said(
 
 
 def result_of(
-    base: str | None = "base", metric: Metric = TIME, **values: list[float]
+    ratios_to: str | None = "base", metric: Metric = TIME, **values: list[float]
 ) -> CaseResult:
     outcomes = {label: Outcome({metric.name: each}) for label, each in values.items()}
-    return CaseResult("fake", "case", "a title", base, (metric,), outcomes)
+    return CaseResult("fake", "case", "a title", ratios_to, (metric,), outcomes)
 
 
 def test_median_minimum_spread_and_ratio() -> None:

@@ -1,5 +1,5 @@
-"""Every suite once, with very little to do: who takes part gives a value for each metric. Nothing is
-said of how long anything takes."""
+"""Every suite once, with very little to do: who takes part gives a value for each metric. How long
+anything takes is not looked at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from shmsync_tools.bench.contestants import (
     opened,
 )
 from shmsync_tools.bench.contestants.ours import Ours, has_unfair_mutex
-from shmsync_tools.bench.leftovers import fresh_name
+from shmsync_tools.bench.leftovers import fresh_name, sweep
 from shmsync_tools.bench.model import TaskError
+from shmsync_tools.bench.pool import Pool
 from shmsync_tools.bench.results import CaseResult
 from shmsync_tools.bench.suites import SUITES, contended, death
 from shmsync_tools.bench.worker import Conversation
@@ -27,7 +28,9 @@ from shmsync.engine import engines
 from .conftest import TINY, MakeSetup
 
 #: Who takes part beside handoff. A killed owner of multiprocessing's is another test.
-PEERS = dict.fromkeys(SUITES, ("multiprocessing", "eventfd", "threading", "floor"))
+PEERS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    SUITES, ("multiprocessing", "eventfd", "threading", "floor")
+)
 PEERS["death"] = ("fcntl", "floor")
 
 
@@ -106,27 +109,31 @@ def use_once(me: Conversation, ticket: Ticket) -> None:
             call()
 
 
-@pytest.mark.parametrize(
-    "contestant",
-    [pytest.param(each, id=f"{each.key} as {each.kind.value}") for each in everybody().values()],
-)
-def test_what_one_process_gives_another_takes(setup: MakeSetup, contestant: Contestant) -> None:
-    if reason := contestant.absent():
-        pytest.skip(reason)
-    first, second = setup().pool.workers(2)
-    with contestant.ticket(fresh_name()) as ticket:
-        if contestant.local:
-            first.call(use_once, ticket, seconds=TINY.patience)
-            return
-        first.start(give, ticket)
-        first.hear(TINY.patience)
-        second.start(take, ticket)
-        second.hear(TINY.patience)
-        for each in (second, first):
-            each.say("go")
-        second.result(TINY.patience)
-        first.say("end")
-        first.result(TINY.patience)
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
+def test_what_one_process_gives_another_takes(setup: MakeSetup, kind: Kind) -> None:
+    pool = setup().pool
+    for each in everybody().values():
+        if each.kind is not kind or each.absent():
+            continue
+        with each.ticket(fresh_name()) as ticket:
+            if each.local:
+                pool.workers(1)[0].call(use_once, ticket, seconds=TINY.patience)
+            else:
+                hand_over(pool, ticket)
+    sweep()  # iceoryx2 keeps files for all who may come
+
+
+def hand_over(pool: Pool, ticket: Ticket) -> None:
+    """One worker gives, and the other takes."""
+    giver, taker = pool.workers(2)
+    for worker, task in ((giver, give), (taker, take)):
+        worker.start(task, ticket)
+        worker.hear(TINY.patience)
+    for worker in (taker, giver):
+        worker.say("go")
+    taker.result(TINY.patience)
+    giver.say("end")
+    giver.result(TINY.patience)
 
 
 def test_an_engine_that_cannot_work_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import shmsync
 from shmsync_tools.bench.contestants import everybody
 
 
@@ -35,8 +36,9 @@ def load() -> float:
 
 def versions() -> dict[str, str]:
     """Of the packages that take part."""
-    found = {each.package or "shmsync": each.version() for each in everybody().values()}
-    return {package: version for package, version in found.items() if version}
+    peers = {each.package: each.version() for each in everybody().values() if each.package}
+    there = {package: version for package, version in peers.items() if version}
+    return {"shmsync": shmsync.__version__, **there}
 
 
 def sentence(machine: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def news(setup: Setup, owns: Task, waits: Task, what: Ticket | Fd) -> tuple[floa
     try:
         got, told = waiter.result(NEVER_SECONDS)
     except HangError:
-        raise HangError(f"never: nothing for {NEVER_SECONDS:.0f} s") from None
+        raise HangError(f"never: nothing for {NEVER_SECONDS:g} s") from None
     return (got - killed) / 1e3, told
 
 
