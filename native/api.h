@@ -85,6 +85,7 @@ struct ss_open {
     uint32_t flags;         /* in: SS_CREATE, SS_EXCLUSIVE, or SS_BY_SLOT */
     struct ss_state initial;/* in: of a new object; kind SS_FREE opens any */
     uint32_t owned;         /* in: a new mutex is the calling thread's */
+    uint32_t barging;       /* in: a new mutex need not be fair */
     uint32_t index;         /* in with SS_BY_SLOT, out */
     uint32_t generation;    /* in with SS_BY_SLOT, out */
     struct ss_handle *handle; /* out */
@@ -147,6 +148,9 @@ struct ss_wait {
 
 int ss_wait(struct ss_wait *wait);
 int ss_wait_undo(struct ss_wait *wait);
+
+/* The address of the functions that shmsync._fast calls (fast.h). */
+uint64_t ss_fast_table(void);
 
 /* ---- the NT rules (object.c), for engines, and for tests to compare with a model ---- */
 

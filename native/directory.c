@@ -128,6 +128,8 @@ int directory_create(struct ss_namespace *ns, const struct ss_open *request, uin
     /* What nobody can reach yet needs no log. */
     memcpy(segment_name(ns, *index), request->name, request->name_length);
     ns->engine->init(object, &initial);
+    store32_relaxed(&object->barging, request->barging);
+    store32_relaxed(&object->bargers, 0);
     if (load32_relaxed(&object->generation) == 0)
         undo_write32(ns, &object->generation, 1);
     undo_write32(ns, &object->kind, initial.kind);

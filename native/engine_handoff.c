@@ -57,12 +57,7 @@
 #define _GNU_SOURCE
 #include "engine.h"
 #include "futex.h"
-
-#define CAPTURED (1ull << 61)
-#define QUEUED (1ull << 62)
-#define ABANDONED (1ull << 63)
-#define FLAGS (CAPTURED | QUEUED | ABANDONED)
-#define OWNER_MASK 0x1fffffffu
+#include "handoff.h"
 
 #define RESULT_MASK 0xffu
 #define RESULT_ALL 0x80u
@@ -77,6 +72,8 @@
 /* For how long the gate has to be out of reach before it counts as shut: somebody is stopped in it. A wait whose time
  * is up, but that was never queued, then says so; one that is queued gives up its place, to see to signals. */
 #define PATIENCE_NS (1000 * NS_PER_MS)
+/* How long a wait for a mutex that need not be fair tries to get it before it queues. */
+#define BARGE_NS NS_PER_MS
 /* Looks before a sleep (SPINS_MAX at most). */
 #define SPINS_MIN 10
 #define SPINS_NEVER UINT32_MAX
@@ -88,31 +85,6 @@ SS_TRANSACTION(2 * ENTRIES + SS_WAIT_MAX + 3);
 SS_TRANSACTION(2 * ENTRIES + 4);
 
 /* ---- words ---- */
-
-static uint32_t kind_of(const struct object *object)
-{
-    return load32_relaxed(&object->kind);
-}
-
-static void unpack(const struct object *object, uint32_t kind, uint64_t word, struct ss_state *state)
-{
-    *state = (struct ss_state){.kind = kind};
-    if (kind == SS_SEMAPHORE) {
-        state->count = (uint32_t)word;
-        state->maximum = load32_relaxed(&object->maximum);
-    } else if (kind == SS_MUTEX) {
-        state->count = (uint32_t)word;
-        state->owner = (uint32_t)(word >> 32) & OWNER_MASK;
-        state->abandoned = (word & ABANDONED) != 0;
-    } else {
-        state->signaled = (uint32_t)word != 0;
-    }
-}
-
-static uint64_t pack(const struct ss_state *state)
-{
-    return (state->abandoned ? ABANDONED : 0) | (uint64_t)state->owner << 32 | (state->count | state->signaled);
-}
 
 /* The state of an object that nobody else can change: it is captured or queued at, and we hold the gate. */
 static struct ss_state held_state(const struct object *object)
@@ -134,44 +106,18 @@ static bool is_signaled_for(const struct object *object, uint32_t owner)
 {
     struct ss_state state = held_state(object);
 
-    return ss_object_is_signaled(&state, owner);
+    return object_is_signaled(&state, owner);
 }
 
 /* Logs the taking of a signaled object. Was it an abandoned mutex? */
 static bool take(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     struct ss_state state = held_state(object);
-    bool abandoned = ss_object_take(&state, owner) != 0;
+    bool abandoned = object_take(&state, owner) != 0;
 
     if (state.kind != SS_MANUAL_EVENT)
         write_state(ns, object, &state);
     return abandoned;
-}
-
-/* ---- changes: what a call does to one object, as a value ---- */
-
-enum what { RELEASE, UNLOCK, KILL, SET, RESET, PULSE };
-
-struct change {
-    enum what what;
-    uint32_t argument; /* count of a release, owner of an unlock or kill */
-};
-
-/* PULSE as far as it goes where nobody waits, or the event is set: it is reset. */
-static int64_t apply(const struct change *change, struct ss_state *state)
-{
-    switch (change->what) {
-    case RELEASE:
-        return ss_object_semaphore_release(state, change->argument);
-    case UNLOCK:
-        return ss_object_mutex_unlock(state, change->argument);
-    case KILL:
-        return ss_object_mutex_kill(state, change->argument);
-    case SET:
-        return ss_object_event_set(state);
-    default:
-        return ss_object_event_reset(state);
-    }
 }
 
 /* ---- slow paths ---- */
@@ -609,7 +555,7 @@ static void end_pulse(struct ss_namespace *ns)
         struct object *object = segment_object(ns, link - 1);
         struct ss_state state = held_state(object);
 
-        ss_object_event_reset(&state);
+        object_event_reset(&state);
         write_state(ns, object, &state);
     }
     undo_write32(ns, pulsing, 0);
@@ -621,7 +567,7 @@ static int pulse(struct slow *slow, struct object *object, struct ss_state *stat
 {
     int rc;
 
-    ss_object_event_set(state);
+    object_event_set(state);
     write_state(slow->ns, object, state);
     undo_write32(slow->ns, &segment_control(slow->ns)->pulsing,
                  segment_link(segment_object_index(slow->ns, object)));
@@ -737,23 +683,9 @@ static int64_t change_under_gate(struct ss_namespace *ns, struct object *object,
 
 static int64_t change_object(struct ss_namespace *ns, struct object *object, uint32_t kind, struct change change)
 {
-    uint64_t word = load64_acquire(&object->word);
+    int64_t result = try_change(object, kind, change);
 
-    while (!(word & FLAGS)) {
-        struct ss_state state;
-        uint64_t found;
-        int64_t result;
-
-        unpack(object, kind, word, &state);
-        result = apply(&change, &state);
-        if (result < 0)
-            return result;
-        found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word)
-            return result;
-        word = found;
-    }
-    return change_slow(ns, object, &change);
+    return result == -EAGAIN ? change_slow(ns, object, &change) : result;
 }
 
 static int64_t handoff_semaphore_release(struct ss_namespace *ns, struct object *object, uint32_t count)
@@ -763,7 +695,11 @@ static int64_t handoff_semaphore_release(struct ss_namespace *ns, struct object 
 
 static int64_t handoff_mutex_unlock(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
-    return change_object(ns, object, SS_MUTEX, (struct change){UNLOCK, owner});
+    int64_t result = change_object(ns, object, SS_MUTEX, (struct change){UNLOCK, owner});
+
+    if (result == 1)
+        wake_barger(object);
+    return result;
 }
 
 static int64_t handoff_event_set(struct ss_namespace *ns, struct object *object)
@@ -826,8 +762,7 @@ static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t
 {
     int rc;
 
-    /* What a captured word says could be undone. An owner may be dead, also of what others wait for beside this. */
-    if (!handoff_peek(object, kind, state) && state->owner == 0 && !is_queued_at(object))
+    if (try_read(object, kind, state))
         return 0;
     rc = gate_lock(ns);
     if (rc < 0)
@@ -852,27 +787,9 @@ static bool is_only_a_poll(const struct wait *wait)
  * several objects one after the other is not one instant.) 0, -ETIMEDOUT, or -EAGAIN: it takes the gate. */
 static int try_first(struct wait *wait)
 {
-    struct object *object = wait->objects[0];
-    uint64_t word = load64_acquire(&object->word); /* pairs with the exchange of who signaled it */
+    int rc = try_take(wait->objects[0], wait->kinds[0], wait->self->id);
 
-    while (!(word & CAPTURED)) {
-        struct ss_state state;
-        uint64_t found;
-
-        unpack(object, wait->kinds[0], word, &state);
-        if (!ss_object_is_signaled(&state, wait->self->id))
-            return is_only_a_poll(wait) ? -ETIMEDOUT : -EAGAIN;
-        if (wait->kinds[0] == SS_MANUAL_EVENT)
-            return 0;
-        if (word & FLAGS)
-            return -EAGAIN;
-        ss_object_take(&state, wait->self->id);
-        found = cas64_acq_rel(&object->word, word, pack(&state));
-        if (found == word)
-            return 0;
-        word = found;
-    }
-    return -EAGAIN;
+    return rc == -ETIMEDOUT && !is_only_a_poll(wait) ? -EAGAIN : rc;
 }
 
 /* What the wait can take at this instant: an index, `count` for the alert, SS_NONE for nothing. */
@@ -1166,6 +1083,44 @@ static bool may_spin(struct wait *wait)
     return *spins != SPINS_NEVER && wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL;
 }
 
+/* Is it for a mutex that need not be fair? */
+static bool may_barge(const struct wait *wait)
+{
+    return wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL &&
+           load32_relaxed(&wait->objects[0]->barging);
+}
+
+/* Tries to get the mutex whenever it is free, and sleeps in between; for BARGE_NS at most. 0; -EAGAIN: it is time to
+ * queue; -EINTR. (Who meets a queue does not queue at once: then all would stay in it, and every release would be a
+ * change of thread.)
+ *
+ * `bargers` is 1 if somebody may sleep on it. Who releases the mutex makes it 0 and wakes one; who has slept makes it 1
+ * again when he leaves, since others may sleep on. It may be 1 though nobody sleeps. It may be 0 though somebody does
+ * if a waker was killed, or one who was woken: then the others sleep out their time. */
+static int barge(struct wait *wait)
+{
+    struct object *object = wait->objects[0];
+    uint64_t until_ns = clock_now_ns() + BARGE_NS;
+    bool slept = false;
+    int rc;
+
+    if (until_ns > wait->deadline_ns)
+        until_ns = wait->deadline_ns;
+    do {
+        store32_release(&object->bargers, 1); /* before the look: who releases after it will wake us */
+        rc = try_first(wait);
+        if (rc != -EAGAIN)
+            break;
+        rc = futex_wait(&object->bargers, 1, until_ns);
+        slept = true;
+        if (rc == 0 || rc == -EAGAIN)
+            rc = may_spin(wait) ? spin(wait) : try_first(wait);
+    } while (rc == -EAGAIN);
+    if (slept)
+        store32_release(&object->bargers, 1);
+    return rc == -ETIMEDOUT ? -EAGAIN : rc;
+}
+
 static int wait_slow(struct wait *wait)
 {
     struct slow slow;
@@ -1188,6 +1143,8 @@ static int handoff_wait_any(struct wait *wait)
 
     if (rc == -EAGAIN && may_spin(wait))
         rc = spin(wait);
+    if (rc == -EAGAIN && may_barge(wait))
+        rc = barge(wait);
     return rc == -EAGAIN ? wait_slow(wait) : rc;
 }
 

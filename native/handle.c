@@ -9,6 +9,8 @@
 #include "handle.h"
 
 #include "engine.h"
+#include "fast.h"
+#include "object.h"
 
 static bool is_event(uint32_t kind)
 {
@@ -281,7 +283,7 @@ int ss_open(struct ss_open *request)
         return -EINVAL;
     rc = segment_check(request->ns);
     if (rc == 0 && (request->flags & SS_CREATE))
-        rc = ss_object_check(&request->initial);
+        rc = object_check(&request->initial);
     if (rc == 0 && request->owned)
         rc = owner_register(request->ns, &self); /* outside the locks that registering takes */
     if (rc < 0)
@@ -627,4 +629,22 @@ int ss_wait_undo(struct ss_wait *request)
     if (rc != -EINTR)
         request->taken = 0;
     return rc;
+}
+
+uint64_t ss_fast_table(void)
+{
+    static const struct fast_table table = {
+        .build = FAST_BUILD,
+        .registrations_ended = &registrations_ended,
+        .registered = owner_registered,
+        .wait = ss_wait,
+        .wait_undo = ss_wait_undo,
+        .mutex_release = ss_mutex_release,
+        .semaphore_release = ss_semaphore_release,
+        .event_set = ss_event_set,
+        .event_reset = ss_event_reset,
+        .read = ss_read,
+    };
+
+    return (uint64_t)(uintptr_t)&table;
 }

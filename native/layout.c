@@ -67,6 +67,8 @@ static const struct ss_layout_field fields[] = {
     FIELD(object, any),
     FIELD(object, all),
     FIELD(object, maximum),
+    FIELD(object, barging),
+    FIELD(object, bargers),
     WHOLE(object),
 };
 

@@ -75,6 +75,8 @@
  *     object            any                 32     8  gate, undo log
  *     object            all                 40     8  gate, undo log
  *     object            maximum             48     4  creator, gate
+ *     object            barging             52     4  creator, gate
+ *     object            bargers             56     4  see engine_handoff.c
  *     object                                64        (size of the struct)
  *
  * Bytes that no field covers are padding, zero. So is a fresh file: links (`objects_free`, `next`, buckets) hold
@@ -119,7 +121,7 @@
 /* ---- identity ----------------------------------------------------------------------------------------- */
 
 #define SS_MAGIC 0x31434e59534d4853ull /* "SHMSYNC1" */
-#define SS_VERSION 2u
+#define SS_VERSION 3u
 /* What must agree between two builds that map one segment: pointer size and the C library's mutex. */
 #define SS_ABI ((uint32_t)(sizeof(void *) << 16 | sizeof(pthread_mutex_t)))
 
@@ -252,7 +254,9 @@ struct object {
     struct queue any;     /* who waits for this object or another, and whose alert it is */
     struct queue all;     /* who waits for this object and others */
     shared32 maximum;     /* handoff: of a semaphore; r/o once it is made */
-    uint8_t padding[12];
+    shared32 barging;     /* handoff: of a mutex: it need not be fair; r/o once it is made */
+    shared32 bargers;     /* handoff: of such a mutex: futex word (engine_handoff.c) */
+    uint8_t padding[4];
 };
 
 /* ---- the drawing, checked ----------------------------------------------------------------------------- */

@@ -24,10 +24,13 @@ static PER_THREAD(struct registration *, registrations);
 static pthread_key_t registrations_key; /* frees the list when its thread ends */
 static pthread_once_t registrations_once = PTHREAD_ONCE_INIT;
 
+atomic_uint registrations_ended;
+
 static void free_registrations(void *list)
 {
     struct registration *self = list;
 
+    atomic_fetch_add(&registrations_ended, 1);
     while (self != NULL) {
         struct registration *next = self->next;
 
@@ -217,6 +220,7 @@ int owner_deregister(struct ss_namespace *ns)
     gate_unlock(ns);
     *link = self->next;
     pthread_setspecific(registrations_key, per_thread(registrations));
+    atomic_fetch_add(&registrations_ended, 1);
     free(self);
     return 0;
 }

@@ -35,6 +35,8 @@ int owner_register(struct ss_namespace *ns, struct registration **out);
 struct registration *owner_registered(struct ss_namespace *ns);
 /* Ends the calling thread's registration if it owns no mutex. The caller waits on nothing: it is here. */
 int owner_deregister(struct ss_namespace *ns);
+/* Goes up before a registration of any thread of this process is forgotten. */
+extern atomic_uint registrations_ended;
 /* Forgets all registrations of the calling thread: after fork, in the child. */
 void owner_forget_all(void);
 /* Any living thread of this process registered? Under the gate; reaps the dead ones it meets. */

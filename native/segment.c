@@ -30,15 +30,6 @@ void registry_lock(void)
     pthread_mutex_lock(&registry_mutex);
 }
 
-int segment_check(const struct ss_namespace *ns)
-{
-    if (ns->outside)
-        return -ENOSYS;
-    if (ns->deserted)
-        return -ENOTRECOVERABLE;
-    return ns->process == SS_NONE ? -ECHILD : 0;
-}
-
 void registry_unlock(void)
 {
     pthread_mutex_unlock(&registry_mutex);

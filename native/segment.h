@@ -2,6 +2,7 @@
 #ifndef SS_SEGMENT_H
 #define SS_SEGMENT_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -118,7 +119,14 @@ void registry_lock(void);
 void registry_unlock(void);
 /* Can this process use the segment? -ECHILD: it was forked when there was no process slot or descriptor for it;
  * -ENOSYS: it was forked into another pid namespace; -ENOTRECOVERABLE: its broker was killed. */
-int segment_check(const struct ss_namespace *ns);
+static inline int segment_check(const struct ss_namespace *ns)
+{
+    if (ns->outside)
+        return -ENOSYS;
+    if (ns->deserted)
+        return -ENOTRECOVERABLE;
+    return ns->process == SS_NONE ? -ECHILD : 0;
+}
 /* The mapping of the segment of that instance, or NULL if there is none any more. Registry lock held. */
 struct ss_namespace *segment_find(uint64_t instance);
 /* One user of the mapping less: it is unmapped if that was the last. Registry lock held. */

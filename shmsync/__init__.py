@@ -7,11 +7,13 @@
         ...
 
 General layout: ``namespace`` is the way in by name, ``objects`` the handles, ``waiting`` the waits
-on one or many, ``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``broker``
+on several, ``calls`` what both do most of the time (and ``fast`` says whether that is done in C),
+``errors`` what can go wrong, ``engine`` the algorithms' declarations, ``broker``
 the process behind those whose objects are file descriptors, ``inspect`` looks without touching,
 ``cli`` is the command ``shmsync``. The C in ``native/`` is ``shmsync._native``.
 """
 
+from shmsync.calls import AbandonedMutexWarning, Acquired
 from shmsync.errors import (
     BrokenError,
     CapacityError,
@@ -34,14 +36,7 @@ from shmsync.objects import (
     Semaphore,
     SemaphoreState,
 )
-from shmsync.waiting import (
-    AbandonedMutexWarning,
-    Acquired,
-    WaitResult,
-    signal_and_wait,
-    wait_all,
-    wait_any,
-)
+from shmsync.waiting import WaitResult, signal_and_wait, wait_all, wait_any
 
 __version__ = "0.1.0"
 

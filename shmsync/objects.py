@@ -8,30 +8,19 @@ them.
 from __future__ import annotations
 
 import errno
-import warnings
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from shmsync._native import ffi, lib
-from shmsync.errors import ClosedError, LimitError, from_errno
-from shmsync.waiting import (
-    AbandonedMutexWarning,
-    Acquired,
-    deadline_of,
-    lock_deadline_of,
-    run,
-    undo,
-)
+from shmsync.calls import Base, EventCalls, MutexCalls, SemaphoreCalls
+from shmsync.errors import ClosedError
+from shmsync.fast import Core, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmsync._native import CData
     from shmsync.namespace import Namespace
-
-#: The largest count of a semaphore, and its default maximum: NT's LONG.
-COUNT_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +50,7 @@ class EventState:
     signaled: bool
 
 
-class Handle:
+class Handle(Core, Base):
     """A process's reference to one object.
 
     Works in forked children, can be pickled to another process of the machine (the pickle holds no
@@ -74,7 +63,6 @@ class Handle:
         "_mapping",
         "_pointer",
         "_requests",
-        "closed",
         "created",
         "generation",
         "name",
@@ -92,8 +80,6 @@ class Handle:
     slot: int
     #: Which use of the slot this is.
     generation: int
-    #: True once ``close`` was called.
-    closed: bool
 
     def __init__(self, namespace: Namespace, name: str | None, request: CData) -> None:
         """For ``Namespace`` only: ``request`` is a ``struct ss_open *`` that ss_open has filled
@@ -101,7 +87,7 @@ class Handle:
         self._pointer = ffi.gc(request.handle, lib.ss_handle_free)
         request.handle = ffi.NULL  # adopted: ss_open_undo is not to close it
         self._mapping = namespace._mapping
-        # Waits on this object alone that nobody uses at the moment (see waiting._requests).
+        self._address = int(ffi.cast("uintptr_t", self._pointer))
         self._requests: list[CData] = []
         self.namespace = namespace
         self.name = name
@@ -142,41 +128,12 @@ class Handle:
         # back.
         lib.ss_close(pointer)
 
-    def _call(self, function: Callable[..., int], *arguments: int) -> int:
-        """One C call on this object; returns the previous state."""
-        while (result := function(self._pointer, *arguments)) == -errno.EINTR:
-            pass
-        if result < 0:
-            self._fail(result)
-        return result
-
-    def _fail(self, code: int) -> None:
-        if code == -errno.EBADF:
-            raise ClosedError(f"{self!r} is closed")
-        raise from_errno(code)
-
-    def _state(self) -> CData:
-        state = ffi.new("struct ss_state *")
-        self._call(lambda pointer: lib.ss_read(pointer, state))
-        return state
-
-    def _request(self, deadline: int) -> CData:
-        """A wait on this object alone, with nothing taken."""
-        try:
-            request = self._requests.pop()
-        except IndexError:
-            request = ffi.new("struct ss_wait *")
-            request.handles[0] = self._pointer
-            request.count = 1
-        request.taken = 0
-        request.deadline_ns = deadline
-        return request
-
     def _give_back(self) -> None:
         """Undoes one acquisition, where there is something to undo."""
 
 
-class Mutex(Handle):
+@install
+class Mutex(MutexCalls, Handle):
     """A recursive mutex, owned by the thread that acquired it; ``threading.RLock`` between
     unrelated processes. If a thread or process ends in whatever way while owning it, the mutex
     becomes free and abandoned, and the next one who acquires it is told (``Acquired.ABANDONED``, or
@@ -187,63 +144,6 @@ class Mutex(Handle):
 
     __slots__ = ()
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> Acquired:
-        """Waits until the mutex is free or the calling thread's own, and takes it once more.
-
-        ``timeout`` in seconds; None and -1 wait for ever. Returns an ``Acquired``, false if it
-        timed out. Raises ``ValueError`` and ``OverflowError`` as ``threading.RLock.acquire`` does,
-        and ``ClosedError``, ``BrokenError``, ``CapacityError`` (no free thread slot).
-        """
-        request = self._request(lock_deadline_of(blocking, timeout))
-        requests = self._requests
-        try:
-            if not run(request):
-                result = _TIMED_OUT
-            elif request.abandoned:
-                result = _ABANDONED
-            else:
-                result = _ACQUIRED
-            requests += (request,)
-            return result
-        except BaseException:
-            undo(request)
-            raise
-
-    def release(self) -> int:
-        """Gives one acquisition back. Returns how many the owner had before: 1 means that it is
-        free now (ntsync's convention; NT reports 1 minus that).
-
-        Raises ``NotOwnerError`` (a ``RuntimeError``) if the calling thread does not own it.
-        """
-        return self._call(lib.ss_mutex_release)
-
-    def __enter__(self) -> Acquired:
-        request = self._request(lock_deadline_of(True, None))
-        requests = self._requests
-        try:
-            run(request)
-            if request.abandoned:
-                warnings.warn(
-                    AbandonedMutexWarning(f"the last owner of {self!r} died owning it"),
-                    stacklevel=2,
-                )
-                result = _ABANDONED
-            else:
-                result = _ACQUIRED
-            requests += (request,)
-            return result
-        except BaseException:  # also the warning, where warnings are errors
-            undo(request)
-            raise
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
     def state(self) -> MutexState:
         """What it is at this moment. Raises ``ClosedError``, ``BrokenError``."""
         state = self._state()
@@ -253,7 +153,8 @@ class Mutex(Handle):
         self.release()
 
 
-class Semaphore(Handle):
+@install
+class Semaphore(SemaphoreCalls, Handle):
     """A count of tokens with a maximum; ``threading.Semaphore`` between unrelated processes. A
     token that a process has taken and not given back when it dies is gone.
 
@@ -261,42 +162,6 @@ class Semaphore(Handle):
     """
 
     __slots__ = ()
-
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> Acquired:
-        """Waits until there is a token, and takes it. Arguments, result and errors as
-        ``Mutex.acquire``; never ``ABANDONED``."""
-        request = self._request(lock_deadline_of(blocking, timeout))
-        requests = self._requests
-        try:
-            result = _ACQUIRED if run(request) else _TIMED_OUT
-            requests += (request,)
-            return result
-        except BaseException:
-            undo(request)
-            raise
-
-    def release(self, n: int = 1) -> int:
-        """Puts ``n`` tokens in, all or none. Returns the count before.
-
-        Raises ``ValueError`` for less than 1, ``LimitError`` (a ``ValueError``) if the count would
-        pass the maximum: nothing is changed then.
-        """
-        if n < 1:
-            raise ValueError("n must be one or more")
-        if n > COUNT_MAX:
-            raise LimitError(f"a release of {n} is above every possible maximum")
-        return self._call(lib.ss_semaphore_release, n)
-
-    def __enter__(self) -> Acquired:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def state(self) -> SemaphoreState:
         """What it is at this moment. Raises ``ClosedError``, ``BrokenError``."""
@@ -307,7 +172,8 @@ class Semaphore(Handle):
         self.release()
 
 
-class Event(Handle):
+@install
+class Event(EventCalls, Handle):
     """Signaled or not. A manual-reset event lets everybody pass while it is signaled, like
     ``threading.Event``; an auto-reset event lets one pass and is reset by that.
 
@@ -316,52 +182,17 @@ class Event(Handle):
 
     __slots__ = ()
 
-    def set(self) -> bool:
-        """Signals it. Returns whether it was signaled before."""
-        return bool(self._call(lib.ss_event_set))
-
-    def clear(self) -> bool:
-        """Resets it. Returns whether it was signaled before."""
-        return bool(self._call(lib.ss_event_reset))
-
     def pulse(self) -> bool:
         """Lets those pass who wait at this moment (one, if auto-reset), and leaves it reset.
         Returns whether it was signaled before, in which case it is just reset. (``fsync`` and
         ``esync`` may miss them.)"""
         return bool(self._call(lib.ss_event_pulse))
 
-    def is_set(self) -> bool:
-        """Is it signaled at this moment?"""
-        return bool(self._state().signaled)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is signaled; an auto-reset event is reset by that. ``timeout`` in seconds:
-        None waits for ever, 0 and less polls. Returns False after the timeout.
-
-        Raises ``ValueError`` for a NaN, ``OverflowError``, ``ClosedError``, ``BrokenError``,
-        ``CapacityError`` (no free thread slot).
-        """
-        request = self._request(deadline_of(timeout))
-        requests = self._requests
-        try:
-            result = run(request)
-            requests += (request,)
-            return result
-        except BaseException:
-            undo(request)
-            raise
-
     def state(self) -> EventState:
         """What it is at this moment. Raises ``ClosedError``, ``BrokenError``."""
         state = self._state()
         return EventState(state.kind == lib.SS_MANUAL_EVENT, bool(state.signaled))
 
-
-# Bound once: looking up a member of an enum, or calling it, is a place where a signal handler could
-# run.
-_TIMED_OUT = Acquired.TIMED_OUT
-_ACQUIRED = Acquired.ACQUIRED
-_ABANDONED = Acquired.ABANDONED
 
 #: The class of each kind of object in a segment.
 CLASS_OF_KIND: dict[int, type[Handle]] = {

@@ -1,4 +1,4 @@
-"""Timeouts, and waits on one or many objects.
+"""Waits on one or many objects.
 
 Semantics: Linux's ntsync driver, with the argument checks of NT in front. A wait either takes what
 it waited for, or nothing: also when it is interrupted by Ctrl-C or a signal handler that raises.
@@ -6,48 +6,19 @@ it waited for, or nothing: also when it is interrupted by Ctrl-C or a signal han
 
 from __future__ import annotations
 
-import errno
-import math
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from shmsync._native import ffi, lib
-from shmsync.errors import KindError, LimitError, from_errno
+from shmsync.calls import check_handles, deadline_of
+from shmsync.fast import Request
 
 if TYPE_CHECKING:
-    from shmsync._native import CData
     from shmsync.objects import Event, Handle
 
-#: Most handles in one wait; an alert may come on top. NT's MAXIMUM_WAIT_OBJECTS.
-WAIT_MAX: Final = 64
 
-#: Deadlines are CLOCK_MONOTONIC nanoseconds; 0 polls, this one never comes.
-FOREVER: Final = 2**64 - 1
-
-
-class Acquired(IntEnum):
-    """What came of an ``acquire``: false if nothing was acquired.
-
-    ``ABANDONED`` is a success like ``ACQUIRED``, with the news that the mutex's last owner died
-    while it owned it, so that what it protects may be half changed. One acquirer is told, once.
-    """
-
-    TIMED_OUT = 0
-    ACQUIRED = 1
-    ABANDONED = 2
-
-
-class AbandonedMutexWarning(RuntimeWarning):
-    """Emitted by ``with mutex:`` if the last owner died owning it. ``acquire`` returns
-    ``Acquired.ABANDONED`` instead."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would take longer than the wait
 class WaitResult:
     """A successful wait. Always true, unlike the index 0.
 
@@ -87,130 +58,25 @@ class WaitResult:
             raise failed
 
 
-def deadline_of(timeout: float | None) -> int:
-    """The deadline ``timeout`` seconds from now; None never comes, 0 and less is a poll.
-
-    Raises ``ValueError`` for NaN, ``OverflowError`` for more than ``threading.TIMEOUT_MAX``.
-    """
-    if timeout is None:
-        return FOREVER
-    if math.isnan(timeout):
-        raise ValueError("Invalid value NaN (not a number)")
-    if timeout > threading.TIMEOUT_MAX:
-        raise OverflowError("timeout value is too large")
-    if timeout <= 0:
-        return 0
-    return time.monotonic_ns() + math.ceil(timeout * 1e9)
-
-
-def lock_deadline_of(blocking: bool, timeout: float | None) -> int:
-    """The deadline of ``acquire(blocking, timeout)``, with the argument checks of
-    ``threading.Lock``: -1 means for ever like None, another negative value and a timeout for a call
-    that does not block are a ``ValueError``."""
-    if timeout is None or timeout == -1:
-        return FOREVER if blocking else 0
-    if not blocking:
-        raise ValueError("can't specify a timeout for a non-blocking call")
-    if timeout < 0:
-        raise ValueError("timeout value must be a non-negative number")
-    return deadline_of(timeout)
-
-
-# Bound once: a look-up in a cffi module costs a third of a call.
-_ss_wait = lib.ss_wait
-_EINTR: Final = -errno.EINTR
-
-
-def run(request: CData) -> bool:
-    """Performs the wait that ``request``, a ``struct ss_wait *``, describes. True if it took
-    something.
-
-    -EINTR means that a signal came, or that the engine wants signals to be looked at: the handlers
-    run between two rounds of the loop, and the deadline, being absolute, stays what it was. The
-    caller calls ``undo`` if an exception reaches it.
-    """
-    while (code := _ss_wait(request)) == _EINTR:
-        pass
-    if code == 0:
-        return True
-    if code == -errno.ETIMEDOUT:
-        return False
-    raise from_errno(code)
-
-
-def undo(request: CData) -> None:
-    """Gives up a wait that an exception has struck, and puts back what it took."""
-    while lib.ss_wait_undo(request) == _EINTR:
-        pass
-
-
-# Requests that nobody uses at the moment. A request is taken out by list.pop and put back by +=,
-# which is not a call: so no signal handler can run, and no exception strike, between putting it
-# back and returning.
-_requests: list[CData] = []
-
-
-def _request() -> CData:
-    try:
-        request = _requests.pop()
-    except IndexError:
-        request = ffi.new("struct ss_wait *")
-    request.taken = 0
-    return request
-
-
-def _check_handles(handles: Sequence[Handle], all_of_them: bool, alert: Event | None) -> None:
-    from shmsync.objects import Event, Handle
-
-    if len(handles) == 0:
-        raise ValueError("no handles to wait for")
-    if len(handles) > WAIT_MAX:
-        raise LimitError(f"{len(handles)} handles in one wait; at most {WAIT_MAX} are possible")
-    for handle in handles:
-        if not isinstance(handle, Handle):
-            raise TypeError(f"a handle of shmsync is needed, not {type(handle).__name__}")
-    if alert is not None and not isinstance(alert, Event):
-        raise KindError(f"an alert must be an event, not {type(alert).__name__}")
-    members = [*handles, alert] if alert is not None else list(handles)
-    # All namespaces of this process on one segment share one mapping, so its address tells them
-    # apart.
-    if len({handle._mapping for handle in members}) > 1:
-        raise ValueError("handles of two namespaces in one wait")
-    if all_of_them and len({handle.slot for handle in members}) < len(members):
-        raise ValueError("the same object twice in a wait for all")
-
-
 def _wait(
-    handles: Sequence[Handle],
+    handles: tuple[Handle, ...],
     deadline: int,
     all_of_them: bool,
     alert: Event | None = None,
     signal: Handle | None = None,
 ) -> WaitResult | None:
-    global _requests
-    request = _request()
-    for i, handle in enumerate(handles):
-        request.handles[i] = handle._pointer
-    request.count = len(handles)
-    request.all = all_of_them
-    request.alert = ffi.NULL if alert is None else alert._pointer
-    request.signal = ffi.NULL if signal is None else signal._pointer
-    request.deadline_ns = deadline
+    request = Request()
     try:
-        result = _result(request, handles, alert) if run(request) else None
-        _requests += (request,)
-        return result
+        index = request.wait(handles, deadline, all_of_them, alert, signal)
+        if index is None:
+            return None
+        if alert is not None and index == len(handles):
+            return WaitResult(index, alert, False, True, ())
+        taken = handles if all_of_them else (handles[index],)
+        return WaitResult(index, handles[index], request.abandoned, False, taken)
     except BaseException:
-        undo(request)
+        request.undo()
         raise
-
-
-def _result(request: CData, handles: Sequence[Handle], alert: Event | None) -> WaitResult:
-    index: int = request.index
-    if alert is not None and index == len(handles):
-        return WaitResult(index, alert, False, True, ())
-    taken = tuple(handles) if request.all else (handles[index],)
-    return WaitResult(index, handles[index], bool(request.abandoned), False, taken)
 
 
 def wait_any(
@@ -231,9 +97,7 @@ def wait_any(
 
     NT: WaitForMultipleObjects. ntsync: NTSYNC_IOC_WAIT_ANY.
     """
-    handles = tuple(handles)
-    _check_handles(handles, False, alert)
-    return _wait(handles, deadline_of(timeout), False, alert)
+    return _wait(tuple(handles), deadline_of(timeout), False, alert)
 
 
 def wait_all(
@@ -250,9 +114,7 @@ def wait_all(
 
     NT: WaitForMultipleObjects with bWaitAll. ntsync: NTSYNC_IOC_WAIT_ALL.
     """
-    handles = tuple(handles)
-    _check_handles(handles, True, alert)
-    return _wait(handles, deadline_of(timeout), True, alert)
+    return _wait(tuple(handles), deadline_of(timeout), True, alert)
 
 
 def signal_and_wait(
@@ -268,5 +130,5 @@ def signal_and_wait(
 
     NT: SignalObjectAndWait.
     """
-    _check_handles((signal, wait), False, None)
+    check_handles((signal, wait), False, None)
     return _wait((wait,), deadline_of(timeout), False, signal=signal)

@@ -90,7 +90,7 @@ def test_a_snapshot_shows_every_kind_of_object_with_its_state(small: shmsync.Nam
 
 def test_a_snapshot_describes_the_segment(small: shmsync.Namespace) -> None:
     seen = inspect.snapshot(small.name)
-    assert (seen.name, seen.engine, seen.version) == (small.name, small.engine, 2)
+    assert (seen.name, seen.engine, seen.version) == (small.name, small.engine, 3)
     assert (seen.capacity, seen.thread_capacity, seen.persistent) == (16, 8, False)
     assert seen.size == file_of(small.name).stat().st_size
     assert seen.pid_namespace == os.stat("/proc/self/ns/pid").st_ino

@@ -10,8 +10,8 @@ import pytest
 
 from shmsync import Namespace
 from shmsync._native import lib
+from shmsync.calls import WAIT_MAX
 from shmsync.namespace import NAME_MAX
-from shmsync.waiting import WAIT_MAX
 
 from .conftest import unique_name
 from .support.checkers import FIELDS, NAME_BYTES, SIZES, Geometry, fields, path_of

@@ -11,6 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Are the operations steps of a rig? Then nobody may do any outside this module. */
+enum { STEPS_ARE_TRACED = 0 };
+
 typedef struct { uint32_t word_; } shared32;
 typedef struct { uint64_t word_; } shared64;
 

@@ -7,6 +7,8 @@
 
 #include "step.h"
 
+enum { STEPS_ARE_TRACED = 1 };
+
 typedef struct { uint32_t word_; } shared32;
 typedef struct { uint64_t word_; } shared64;
 

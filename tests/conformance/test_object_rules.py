@@ -1,4 +1,4 @@
-"""native/object.c, the NT rules as pure functions on a struct, against the model."""
+"""native/object.h, the NT rules as pure functions on a struct, against the model."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from shmsync import _native
 from shmsync._bench import ffi, lib
+from shmsync.calls import FOREVER
 from shmsync.objects import Event, Handle, Mutex, Semaphore
-from shmsync.waiting import FOREVER
 
 if TYPE_CHECKING:
     from shmsync._native import CData
