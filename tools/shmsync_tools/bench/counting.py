@@ -1,15 +1,18 @@
 """How many instructions an operation takes, kernel's and ours, where the clock counts them.
 
 A virtual machine started by ``tools/vm/run --icount`` has such a clock: a nanosecond is an
-instruction. All loops are C's (``floor``), and of all rounds the least one counts: the others were
-interrupted by the timer. So a figure is exact, and the same in every run.
+instruction. Loops are C's (``floor``) unless Python's calls are what is counted, and of all rounds
+the least one counts: the others were interrupted by the timer. So a figure is exact, and the same
+in every run.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from mmap import mmap
-from typing import Final
+from typing import Any, Final
 
 from shmsync import Namespace, Semaphore
 from shmsync_tools.bench import floor
@@ -37,7 +40,13 @@ SIZES = (2, 8, 64)
 ANY = {size: f"wait for any of {size}, the last is ready" for size in SIZES}
 ALL = {size: f"wait for all of {size}" for size in SIZES}
 PING_PONG = "ping-pong of two processes on one cpu"
-OPERATIONS: Final = (MUTEX, SEMAPHORE, EVENT, *ANY.values(), *ALL.values(), PING_PONG)
+IN_PYTHON = {
+    "mutex": "in Python: mutex.acquire(), release()",
+    "semaphore": "in Python: semaphore.acquire(), release()",
+    "event": "in Python: event.set(), wait()",
+}
+IN_C = (MUTEX, SEMAPHORE, EVENT, *ANY.values(), *ALL.values(), PING_PONG)
+OPERATIONS: Final = (*IN_C, *IN_PYTHON.values())
 
 ENGINES = ("handoff", "fsync", "esync", "ntsync")
 #: The driver without shmsync around it; what can be built of eventfds; what can be built of a futex
@@ -45,7 +54,7 @@ ENGINES = ("handoff", "fsync", "esync", "ntsync")
 DRIVER, EVENTFD, FUTEX = "/dev/ntsync", "eventfd", "futex"
 CONTESTANTS: Final = (*ENGINES, DRIVER, EVENTFD, FUTEX)
 
-#: What one thread pays for the parts.
+#: What one thread pays for the parts, counted in C.
 FLOORS: Final[dict[str, Callable[[int], int]]] = {
     "getpid": floor.getpid,
     "two futex calls (wakes nobody, does not sleep)": floor.futex_calls,
@@ -53,6 +62,11 @@ FLOORS: Final[dict[str, Callable[[int], int]]] = {
     "eventfd write, read": floor.eventfd,
     "clock_gettime": floor.clock_gettime,
     "compare-and-swap": floor.compare_and_swap,
+}
+#: What Python itself has, counted in Python.
+LOCKS: Final[dict[str, Callable[[], Any]]] = {
+    "threading.RLock": threading.RLock,
+    "multiprocessing.RLock": multiprocessing.RLock,
 }
 
 
@@ -73,12 +87,34 @@ def clock_counts_instructions() -> bool:
     return abs(least - 200_000) < 200
 
 
-def count(run: Callable[[int], int], rounds: int) -> int:
-    """Instructions of one of ``rounds`` operations, those of the loop not counted."""
+def count(
+    run: Callable[[int], int], rounds: int, empty: Callable[[int], int] = floor.nothing
+) -> int:
+    """Instructions of one of ``rounds`` operations, those of the empty loop not counted."""
     run(rounds)
     least = min(run(rounds) for _ in range(ROUNDS))
-    loop = min(floor.nothing(rounds) for _ in range(ROUNDS))
+    loop = min(empty(rounds) for _ in range(ROUNDS))
     return round((least - loop) / rounds)
+
+
+def _python_loop(first: Callable[[], object], second: Callable[[], object], rounds: int) -> int:
+    begin = time.monotonic_ns()
+    for _ in range(rounds):
+        first()
+        second()
+    return time.monotonic_ns() - begin
+
+
+def _empty_python_loop(rounds: int) -> int:
+    begin = time.monotonic_ns()
+    for _ in range(rounds):
+        pass
+    return time.monotonic_ns() - begin
+
+
+def count_in_python(first: Callable[[], object], second: Callable[[], object]) -> int:
+    """Instructions of two calls from Python, the interpreter's with them."""
+    return count(partial(_python_loop, first, second), PAIRS, _empty_python_loop)
 
 
 # ---- two processes ----
@@ -187,12 +223,16 @@ def of_engine(engine: str) -> dict[str, int]:
     with _busy():
         ns = Namespace(f"counting-{os.getpid()}", engine=engine, exclusive=True)
     with ns:
+        mutex, semaphore, event = ns.mutex(), ns.semaphore(), ns.event()
         return {
-            MUTEX: count(partial(floor.wait_release, ns.mutex()), PAIRS),
-            SEMAPHORE: count(partial(floor.wait_release, ns.semaphore()), PAIRS),
-            EVENT: count(partial(floor.set_wait, ns.event()), PAIRS),
+            MUTEX: count(partial(floor.wait_release, mutex), PAIRS),
+            SEMAPHORE: count(partial(floor.wait_release, semaphore), PAIRS),
+            EVENT: count(partial(floor.set_wait, event), PAIRS),
             **dict(_engine_waits(ns)),
             PING_PONG: _engine_ping_pong(ns),
+            IN_PYTHON["mutex"]: count_in_python(mutex.acquire, mutex.release),
+            IN_PYTHON["semaphore"]: count_in_python(semaphore.acquire, semaphore.release),
+            IN_PYTHON["event"]: count_in_python(event.set, event.wait),
         }
 
 
@@ -227,8 +267,12 @@ def of_futex() -> dict[str, int]:
 
 
 def of_floors() -> dict[str, int]:
-    """The parts."""
-    return {name: count(run, PAIRS) for name, run in FLOORS.items()}
+    """The parts, and Python's own locks."""
+    floors = {name: count(run, PAIRS) for name, run in FLOORS.items()}
+    for name, make in LOCKS.items():
+        lock = make()
+        floors[name] = count_in_python(lock.acquire, lock.release)
+    return floors
 
 
 def _in_a_process_of_its_own(body: Callable[[], dict[str, int]]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from shmsync import _native
 from shmsync_tools.bench.counting import (
     CONTESTANTS,
     FLOORS,
+    LOCKS,
     OPERATIONS,
     Counts,
     clock_counts_instructions,
@@ -57,6 +58,7 @@ class Record:
     kernel: str
     compiler: str
     libc: str
+    python: str
     date: str
     counts: Counts
 
@@ -88,9 +90,14 @@ def _compiler() -> str:
 
 def count_here() -> Record:
     """Counts in this machine, whose clock does."""
-    libc = " ".join(platform.libc_ver())
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    return Record(platform.release(), _compiler(), libc, date, measure())
+    return Record(
+        kernel=platform.release(),
+        compiler=_compiler(),
+        libc=" ".join(platform.libc_ver()),
+        python=platform.python_version(),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        counts=measure(),
+    )
 
 
 def count_in_guest() -> Record:
@@ -148,7 +155,7 @@ def largest_difference(old: Counts, new: Counts) -> float:
 
 
 def _other_conditions(old: Record, new: Record) -> Iterator[str]:
-    for what in ("kernel", "compiler", "libc"):
+    for what in ("kernel", "compiler", "libc", "python"):
         before, now = getattr(old, what), getattr(new, what)
         if before != now:
             yield f"(the record is of another {what}: {before}, not {now})"
@@ -165,7 +172,8 @@ def check(old: Record, new: Record) -> int:
     for line in found:
         print(f"  {line}")
     if found:
-        print(*_other_conditions(old, new), sep="\n")
+        for line in _other_conditions(old, new):
+            print(line)
         print(f"If that is meant to be, make the record and the README's table anew: {COMMAND}")
     return bool(found)
 
@@ -186,8 +194,10 @@ def table(record: Record) -> str:
         cells = [f"{figures[name]:,}" if name in figures else "" for name in CONTESTANTS]
         lines.append(_row([operation, *cells]))
     floors = ", ".join(f"{name} {record.counts.floors[name]:,}" for name in FLOORS)
-    where = f"Linux {record.kernel}, {record.compiler}, {record.libc}, {record.date}"
-    caption = textwrap.fill(f"For comparison: {floors}. ({where}.)", 100)
+    locks = ", ".join(f"{name} {record.counts.floors[name]:,}" for name in LOCKS)
+    where = f"Linux {record.kernel}, {record.compiler}, {record.libc}, Python {record.python}"
+    text = f"For comparison, in C: {floors}. In Python, acquire and release: {locks}."
+    caption = textwrap.fill(f"{text} ({where}, {record.date}.)", 100, break_on_hyphens=False)
     return "\n".join([*lines, "", caption])
 
 
