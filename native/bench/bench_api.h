@@ -39,7 +39,7 @@ int64_t bench_getpid(uint32_t rounds);
 int64_t bench_clock_gettime(uint32_t rounds);
 int64_t bench_compare_and_swap(uint32_t rounds);
 int64_t bench_futex_semaphore(uint32_t rounds);                 /* down and up, nobody waits: no system call */
-int64_t bench_futex_calls(uint32_t rounds);                     /* wakes nobody, and does not sleep */
+int64_t bench_futex_calls(uint32_t shared, uint32_t rounds);    /* wakes nobody, and does not sleep */
 int64_t bench_pthread_mutex(uint32_t robust, uint32_t rounds);  /* lock and unlock; a robust one is shared too */
 int64_t bench_eventfd(uint32_t rounds);                         /* write and read */
 int64_t bench_eventfd_poll(uint32_t count, uint32_t rounds);    /* poll so many, the last is ready; read that */

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -98,21 +99,43 @@ int64_t bench_futex_semaphore(uint32_t rounds)
     return TIMED(rounds, down(&s) < 0 ? -EAGAIN : up(&s));
 }
 
-static inline int64_t futex_calls(shared32 *word)
+/* futex.h has the calls for words that processes share; these are those for the words of one process. */
+static inline int64_t private_call(shared32 *word, int operation)
 {
-    int rc = futex_wake(word, 1);
+    return syscall(SYS_futex, &word->word_, operation | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0) < 0 ? -errno : 0;
+}
 
-    if (rc < 0)
-        return rc;
-    rc = futex_wait(word, 1, SS_FOREVER); /* the word is 0 */
+/* The word is 0, so nobody sleeps for a 1. */
+static inline int64_t private_calls(shared32 *word)
+{
+    int64_t rc = private_call(word, FUTEX_WAKE);
+
+    if (rc == 0)
+        rc = private_call(word, FUTEX_WAIT);
     return rc == -EAGAIN ? 0 : -EPROTO;
 }
 
-int64_t bench_futex_calls(uint32_t rounds)
+static inline int64_t shared_calls(shared32 *word)
 {
-    shared32 word = {0};
+    int rc = futex_wake(word, 1);
 
-    return TIMED(rounds, futex_calls(&word));
+    if (rc == 0)
+        rc = futex_wait(word, 1, SS_FOREVER);
+    return rc == -EAGAIN ? 0 : -EPROTO;
+}
+
+int64_t bench_futex_calls(uint32_t shared, uint32_t rounds)
+{
+    int visible = shared ? MAP_SHARED : MAP_PRIVATE;
+    shared32 *word = mmap(NULL, sizeof *word, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | visible, -1, 0);
+    int64_t result;
+
+    if (word == MAP_FAILED)
+        return -errno;
+    store32_relaxed(word, 0); /* the page is there from now on */
+    result = shared ? TIMED(rounds, shared_calls(word)) : TIMED(rounds, private_calls(word));
+    munmap(word, sizeof *word);
+    return result;
 }
 
 /* ---- mutexes of the C library ---- */

@@ -126,6 +126,7 @@ FLOORS: dict[str, Callable[[int], int]] = {
     "compare_and_swap": floor.compare_and_swap,
     "futex_semaphore": floor.futex_semaphore,
     "futex_calls": floor.futex_calls,
+    "futex_calls, private": lambda rounds: floor.futex_calls(rounds, shared=False),
     "robust_mutex": floor.robust_mutex,
     "plain_mutex": floor.plain_mutex,
     "eventfd": floor.eventfd,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from shmsync import _native
 from shmsync._bench import ffi, lib
+from shmsync.calls import FOREVER
 from shmsync.objects import Event, Handle, Mutex, Semaphore
-from shmsync.waiting import FOREVER
 
 if TYPE_CHECKING:
     from shmsync._native import CData
@@ -144,9 +144,10 @@ def futex_semaphore(rounds: int) -> int:
     return _checked(lib.bench_futex_semaphore(rounds))
 
 
-def futex_calls(rounds: int) -> int:
-    """Two system calls: a wake that finds nobody, and a sleep that the word's value refuses."""
-    return _checked(lib.bench_futex_calls(rounds))
+def futex_calls(rounds: int, *, shared: bool = True) -> int:
+    """Two system calls: a wake that finds nobody, and a sleep that the word's value refuses. On a
+    word that processes share, or on one of this process's own."""
+    return _checked(lib.bench_futex_calls(shared, rounds))
 
 
 def robust_mutex(rounds: int) -> int:
