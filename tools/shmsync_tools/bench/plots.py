@@ -295,6 +295,7 @@ def _text_bars(drawn: Sequence[tuple[str, float, float]], unit: str) -> str:
         return "#" * max(1, round(BAR_CHARACTERS * log(length / low) / log(high / low)))
 
     return "\n".join(
-        f"{label:<{width}}  {bar(length):<{BAR_CHARACTERS}}  {number(length):>7}  {quantity(value, unit)}"
+        f"{label:<{width}}  {bar(length):<{BAR_CHARACTERS}}"
+        f"  {number(length):>7}  {quantity(value, unit)}"
         for label, length, value in drawn
     )

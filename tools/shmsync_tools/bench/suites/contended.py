@@ -29,8 +29,8 @@ START_SECONDS = 0.02
 def contend(
     me: Conversation, ticket: Ticket, memory: Fd, seconds: float, batch: int
 ) -> tuple[int, float]:
-    """Counts in shared memory, under the lock, for that time. Gives how often, and how long it
-    really took."""
+    """Counts in shared memory, under the lock, for that time, at least once. Gives how often, and
+    how long it really took."""
     shared, count = words(memory), 0
     with opened(ticket) as lock:
         take, give = lock.take, lock.give
@@ -38,7 +38,7 @@ def contend(
         begin: float = me.hear()
         time.sleep(max(0.0, begin - time.monotonic()))
         with no_garbage_collection():
-            while time.monotonic() < begin + seconds:
+            while not count or time.monotonic() < begin + seconds:
                 for _ in range(batch):
                     take()
                     shared[0] += 1
