@@ -3,7 +3,6 @@ somebody sleeps."""
 
 from __future__ import annotations
 
-import gc
 import mmap
 import os
 import statistics
@@ -26,17 +25,6 @@ PARTS = 5
 
 
 # ---- loops ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """The collector runs before, and not meanwhile."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _time_none(times: int) -> int:
@@ -80,14 +68,13 @@ def nanoseconds(calls: Sequence[Call], loop_ms: float) -> float:
     # A copy of the loop: the interpreter adapts its code to what it calls.
     code = _LOOPS[len(calls)].__code__
     loop: Callable[..., int] = FunctionType(code.replace(), globals())
-    with no_garbage_collection():
-        times, took = 1, loop(1, *calls)
-        while took < loop_ms * 1e6 / PARTS / 2:
-            times *= 2
-            took = loop(times, *calls)
-        times = max(1, round(times * loop_ms * 1e6 / PARTS / took))
-        parts = (loop(times, *calls) - _time_none(times) for _ in range(PARTS))
-        return max(statistics.median(parts), 0) / times
+    times, took = 1, loop(1, *calls)
+    while took < loop_ms * 1e6 / PARTS / 2:
+        times *= 2
+        took = loop(times, *calls)
+    times = max(1, round(times * loop_ms * 1e6 / PARTS / took))
+    parts = (loop(times, *calls) - _time_none(times) for _ in range(PARTS))
+    return max(statistics.median(parts), 0) / times
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:

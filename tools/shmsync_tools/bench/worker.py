@@ -8,6 +8,7 @@ name).
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import os
 import pickle
@@ -112,6 +113,7 @@ def _serve(channel: Channel) -> None:
         except EOFError:
             return
         os.sched_setaffinity(0, allowed)
+        gc.collect()
         try:
             answer = ("done", task(Conversation(channel), *arguments))
         except Exception as error:
@@ -124,6 +126,7 @@ def _serve(channel: Channel) -> None:
 def main() -> None:
     """Serves until the other end is gone."""
     die_with_parent()
+    gc.disable()  # garbage is collected between two tasks, not in what is measured
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's
     _serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
 

@@ -8,7 +8,7 @@ import time
 
 from shmsync_tools.bench.contestants import Contestant, Kind, Ticket, opened
 from shmsync_tools.bench.leftovers import fresh_name
-from shmsync_tools.bench.measure import no_garbage_collection, shared_words, words
+from shmsync_tools.bench.measure import shared_words, words
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite, TaskError, Turn
 from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.worker import Conversation, Fd
@@ -37,13 +37,12 @@ def contend(
         me.say("ready")
         begin: float = me.hear()
         time.sleep(max(0.0, begin - time.monotonic()))
-        with no_garbage_collection():
-            while not count or time.monotonic() < begin + seconds:
-                for _ in range(batch):
-                    take()
-                    shared[0] += 1
-                    give()
-                count += batch
+        while not count or time.monotonic() < begin + seconds:
+            for _ in range(batch):
+                take()
+                shared[0] += 1
+                give()
+            count += batch
         return count, time.monotonic() - begin
 
 

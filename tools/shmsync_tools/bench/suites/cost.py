@@ -16,7 +16,7 @@ from shmsync import Namespace
 from shmsync_tools.bench.contestants import Contestant, Kind, Part, Ticket, opened
 from shmsync_tools.bench.contestants.ours import CAPACITY, THREADS, Ours, new_namespace
 from shmsync_tools.bench.leftovers import fresh_name
-from shmsync_tools.bench.measure import Call, nanoseconds, no_garbage_collection, wait_until_asleep
+from shmsync_tools.bench.measure import Call, nanoseconds, wait_until_asleep
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.suites.common import case
 from shmsync_tools.bench.suites.fanout import STACK_BYTES
@@ -97,11 +97,10 @@ def beside_waiters(
     with opened(ticket, Part.GIVES) as semaphore:
         pair = nanoseconds(_another_pair(ticket), loop_ms)
         give = semaphore.give
-        with no_garbage_collection():
-            begin = time.perf_counter_ns()
-            for _ in range(count):
-                give()
-            took = time.perf_counter_ns() - begin
+        begin = time.perf_counter_ns()
+        for _ in range(count):
+            give()
+        took = time.perf_counter_ns() - begin
     return {"release": took / count, "pair": pair}
 
 

@@ -17,7 +17,7 @@ from shmsync_tools.bench.contestants import (
 )
 from shmsync_tools.bench.contestants.ours import Ours
 from shmsync_tools.bench.leftovers import fresh_name
-from shmsync_tools.bench.measure import mapped, no_garbage_collection, shared_words
+from shmsync_tools.bench.measure import mapped, shared_words
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.pool import Worker
 from shmsync_tools.bench.suites.common import case, cores, pin
@@ -42,17 +42,16 @@ def play(me: Conversation, mine: Ticket, theirs: Ticket, first: bool, core: int)
         take, give = here.take, there.give
         me.say("ready")
         while times := me.hear():
-            with no_garbage_collection():
-                begin = time.perf_counter_ns()
-                if first:
-                    for _ in repeat(None, times):
-                        give()
-                        take()
-                else:
-                    for _ in repeat(None, times):
-                        take()
-                        give()
-                took = time.perf_counter_ns() - begin
+            begin = time.perf_counter_ns()
+            if first:
+                for _ in repeat(None, times):
+                    give()
+                    take()
+            else:
+                for _ in repeat(None, times):
+                    take()
+                    give()
+            took = time.perf_counter_ns() - begin
             me.say(took)
 
 

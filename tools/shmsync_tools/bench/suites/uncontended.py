@@ -54,6 +54,6 @@ SUITE = Suite(
     "uncontended",
     "One process, nobody else there",
     "A loop of calls in one worker on one core; the empty loop is measured and subtracted, the"
-    " garbage collector is off.",
+    " garbage collector is off (in all suites).",
     cases,
 )
