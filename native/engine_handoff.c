@@ -1101,7 +1101,7 @@ static int barge(struct wait *wait)
 {
     struct object *object = wait->objects[0];
     uint64_t until_ns = clock_now_ns() + BARGE_NS;
-    bool slept = false;
+    int sleeps = 0;
     int rc;
 
     if (until_ns > wait->deadline_ns)
@@ -1112,11 +1112,11 @@ static int barge(struct wait *wait)
         if (rc != -EAGAIN)
             break;
         rc = futex_wait(&object->bargers, 1, until_ns);
-        slept = true;
+        sleeps++;
         if (rc == 0 || rc == -EAGAIN)
             rc = may_spin(wait) ? spin(wait) : try_first(wait);
-    } while (rc == -EAGAIN);
-    if (slept)
+    } while (rc == -EAGAIN && sleeps < BARGES_MAX);
+    if (sleeps > 0)
         store32_release(&object->bargers, 1);
     return rc == -ETIMEDOUT ? -EAGAIN : rc;
 }

@@ -21,8 +21,8 @@ struct fast_table {
 };
 
 /* Two modules that do not agree on these were not built together. */
-#define FAST_BUILD                                                                                             \
-    ((uint64_t)STEPS_ARE_TRACED << 63 ^ (uint64_t)SS_VERSION << 48 ^ (uint64_t)sizeof(struct ss_namespace) << 32 ^                                \
-     (uint64_t)sizeof(struct ss_handle) << 16 ^ sizeof(struct fast_table))
+#define FAST_BUILD                                                                         \
+    ((uint64_t)STEPS_ARE_TRACED << 63 ^ (uint64_t)SS_VERSION << 48 ^                       \
+     (uint64_t)sizeof(struct ss_namespace) << 32 ^ (uint64_t)sizeof(struct ss_handle) << 16 ^ sizeof(struct fast_table))
 
 #endif

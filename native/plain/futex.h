@@ -90,6 +90,9 @@ static inline int futex_waitv_probe(void)
  * woken take. */
 enum { SPINS_MAX = 200 };
 
+/* How often a waiter that need not be treated fairly is woken and finds that another was faster, before it insists. */
+enum { BARGES_MAX = INT_MAX };
+
 /* Between two looks. */
 static inline void cpu_relax(void)
 {

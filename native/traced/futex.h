@@ -24,6 +24,9 @@ int futex_waitv_probe(void);
 /* No spinning: a look more or less changes nothing that a schedule could show. */
 enum { SPINS_MAX = 0 };
 
+/* At once, since time stands still here. */
+enum { BARGES_MAX = 1 };
+
 static inline void cpu_relax(void)
 {
 }

@@ -296,6 +296,36 @@ def five_at_two_semaphores(stage: Stage) -> None:
     stage.thread("E", wait(t, timeout=SOME_TIME))
 
 
+def bargers(stage: Stage) -> None:
+    """Three contenders for a mutex that need not be fair."""
+    m = stage.mutex("M", fair=False)
+    for name in "ABC":
+        stage.thread(name, wait(m), unlock(m))
+
+
+def barger_that_comes_back(stage: Stage) -> None:
+    """One who takes a mutex again and again, against one who waits for it."""
+    m = stage.mutex("M", fair=False)
+    stage.thread("A", wait(m), unlock(m), wait(m), unlock(m))
+    stage.thread("B", wait(m), unlock(m))
+
+
+def barger_against_timeout(stage: Stage) -> None:
+    """A wait with a deadline, for a mutex that is taken twice; nobody else may be forgotten."""
+    m = stage.mutex("M", fair=False)
+    stage.thread("A", wait(m), unlock(m))
+    stage.thread("B", wait(m, timeout=SOME_TIME), unlock(m))
+    stage.thread("C", wait(m), unlock(m))
+
+
+def barger_against_wait_all(stage: Stage) -> None:
+    """A mutex that need not be fair, in a wait for it and a token."""
+    m, s = stage.mutex("M", fair=False), stage.semaphore("S")
+    stage.thread("A", wait(m), unlock(m))
+    stage.thread("B", wait(m, s, all=True), unlock(m))
+    stage.thread("C", release(s))
+
+
 RELAXED: dict[str, Program] = {
     each.__name__: each
     for each in (
@@ -346,8 +376,20 @@ EXACT: dict[str, Program] = {
     )
 }
 
+#: With a mutex that need not be fair.
+BARGING: dict[str, Program] = {
+    each.__name__: each
+    for each in (
+        bargers,
+        barger_that_comes_back,
+        barger_against_timeout,
+        barger_against_wait_all,
+    )
+}
+
 PROGRAMS: dict[str, Program] = {
     **RELAXED,
+    **BARGING,
     **EXACT,
     **FAULTY,
     "owner_dies": owner_dies,

@@ -24,7 +24,7 @@ from ..support.explore import (
     report,
     to_text,
 )
-from .programs import EXACT, FAULTY, PROGRAMS, RELAXED, five_at_two_semaphores
+from .programs import BARGING, EXACT, FAULTY, PROGRAMS, RELAXED, five_at_two_semaphores
 
 LARGE = bool(os.environ.get("SHMSYNC_LARGE"))
 SEED = int(os.environ.get("SHMSYNC_SEED", "1"))
@@ -68,6 +68,14 @@ def test_the_model_explains_every_interleaving(engine: Engine, program: str) -> 
 @pytest.mark.parametrize("name", EXACT_ENGINES)
 def test_an_exact_engine_is_right_where_others_fail(name: str, program: str) -> None:
     explored(name, program, 10_000_000 if LARGE else 100_000)
+
+
+@pytest.mark.seconds(7200 if LARGE else 200)
+@pytest.mark.parametrize(("kills", "slices"), [(0, 0), (1, 0), (0, 2)])
+@pytest.mark.parametrize("program", BARGING)
+def test_a_mutex_that_need_not_be_fair_is_right(program: str, kills: int, slices: int) -> None:
+    many = 100_000 if kills + slices == 0 else 8_000
+    explored("handoff", program, 10_000_000 if LARGE else many, kills=kills, slices=slices)
 
 
 @pytest.mark.seconds(7200 if LARGE else 200)

@@ -436,8 +436,9 @@ def initial_model(stage: Stage) -> Model:
 def failures(stage: Stage, found: Exploration) -> list[tuple[str, Outcome]]:
     """The endings that nothing explains: endless ones, those that leave the segment wrong, and
     those that the model contradicts. Of an engine that serves in the order of arrival it is asked
-    that it does."""
+    that it does, unless a mutex need not be fair."""
     queued = Semantics.FIFO in by_name(stage.engine).semantics
+    queued = queued and all(each.fair for each in stage.objects)
     wrong = []
     for outcome in found.outcomes:
         if outcome.ending.endless:

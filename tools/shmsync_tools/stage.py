@@ -70,6 +70,8 @@ class Object:
     kind: str
     slot: int
     pointer: CData = field(repr=False, compare=False)
+    #: Of a mutex: who came first gets it first.
+    fair: bool = True
 
 
 @dataclass(frozen=True)
@@ -375,15 +377,16 @@ class Stage:
 
     # ---- what is on it ----
 
-    def _object(self, name: str, label: str, **initial: int) -> Object:
+    def _object(self, name: str, label: str, *, fair: bool = True, **initial: int) -> Object:
         assert not self._started
         request = ffi.new("struct ss_open *")
         request.ns = self._mapping
         request.flags = lib.SS_CREATE
         request.initial = initial
+        request.barging = not fair
         code = lib.ss_open(request)
         assert code == 0, os.strerror(-code)
-        made = Object(name, label, request.index, request.handle)
+        made = Object(name, label, request.index, request.handle, fair)
         self.objects.append(made)
         return made
 
@@ -391,9 +394,9 @@ class Stage:
         """A semaphore with so many tokens."""
         return self._object(name, "semaphore", kind=lib.SS_SEMAPHORE, count=count, maximum=maximum)
 
-    def mutex(self, name: str) -> Object:
+    def mutex(self, name: str, *, fair: bool = True) -> Object:
         """A free mutex."""
-        return self._object(name, "mutex", kind=lib.SS_MUTEX)
+        return self._object(name, "mutex", fair=fair, kind=lib.SS_MUTEX)
 
     def event(self, name: str, *, manual: bool = False, signaled: bool = False) -> Object:
         """An event, auto-reset unless ``manual``."""
