@@ -70,6 +70,22 @@ def why_absent() -> str | None:
     return f"absent (no {', '.join(missing)}); Debian: apt-get install {packages}"
 
 
+def version() -> str | None:
+    """As Wine says it: wine-8.0 (Debian 8.0~repack-4). None without a Wine."""
+    if shutil.which("wine") is None:
+        return None
+    done = subprocess.run(
+        ["wine", "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "WINEDEBUG": "-all"},
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
 def _environment(folder: Path) -> dict[str, str]:
     """No display, nothing that asks questions, a home of its own; and no ESYNC or FSYNC, which some
     builds have and which are asked for by variables."""
@@ -133,10 +149,6 @@ class Session:
             said = errors.read_text(errors="replace").strip()[-500:]
             raise WineError(f"{' '.join(command)}: status {done.returncode}: {said}")
         return out.read_text(errors="replace")
-
-    def version(self) -> str:
-        """As Wine says it: wine-8.0 (Debian 8.0~repack-4)."""
-        return self._run(["wine", "--version"], SECONDS).strip()
 
     def sync(self) -> str:
         """Where the objects are kept: "wineserver", or "ntsync" if it has the driver open."""

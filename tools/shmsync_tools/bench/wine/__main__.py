@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shmsync_tools.bench.wine import Session, WineError, medians, why_absent
+from shmsync_tools.bench.wine import Session, WineError, medians, version, why_absent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,17 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 69
     try:
         with Session() as session:
-            version, sync, figures = session.version(), session.sync(), medians(session)
+            sync, figures = session.sync(), medians(session)
     except WineError as error:
         print(error, file=sys.stderr)
         return 70
-    text = json.dumps({"version": version, "sync": sync, "ns": figures}, indent=2) + "\n"
+    text = json.dumps({"version": version(), "sync": sync, "ns": figures}, indent=2) + "\n"
     if options.json == "-":
         print(text, end="")
         return 0
     if options.json:
         Path(options.json).write_text(text)
-    print(f"{version}, objects by {sync}: ns per operation")
+    print(f"{version()}, objects by {sync}: ns per operation")
     for name, figure in figures.items():
         print(f"  {name:12s} {figure:10,.0f}")
     return 0
