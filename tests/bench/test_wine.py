@@ -41,7 +41,7 @@ def program(folder: Path, name: str) -> None:
 def test_what_is_missing_is_said_and_how_to_get_it(no_tools: Path) -> None:
     reason = wine.why_absent()
     assert reason is not None
-    assert "apt-get install gcc-mingw-w64-x86-64 wine64" in reason
+    assert "apt-get install gcc-mingw-w64-x86-64 wine" in reason
     for tool in wine.NEEDED:
         assert tool in reason
     program(no_tools, "wine")

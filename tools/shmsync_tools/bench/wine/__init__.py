@@ -28,8 +28,8 @@ from typing import Final
 COMPILER: Final = "x86_64-w64-mingw32-gcc"
 #: What is needed, and the package that brings it on Debian.
 NEEDED: Final = {
-    "wine": "wine64",
-    "wineserver": "wine64",
+    "wine": "wine",
+    "wineserver": "wine",
     COMPILER: "gcc-mingw-w64-x86-64",
 }
 SOURCE: Final = Path(__file__).with_name("bench.c")
