@@ -22,7 +22,7 @@ from functools import partial
 from mmap import mmap
 from typing import Any, Final
 
-from shmsync import Namespace, Semaphore
+from shmsync import Namespace, Semaphore, wait_all, wait_any
 from shmsync_tools.bench import floor
 
 #: Rounds of which the least counts, after one that warms up. Each is short beside the 4 ms between
@@ -44,6 +44,8 @@ IN_PYTHON = {
     "mutex": "in Python: mutex.acquire(), release()",
     "semaphore": "in Python: semaphore.acquire(), release()",
     "event": "in Python: event.set(), wait()",
+    "any": "in Python: event.set(), wait_any() of 8",
+    "all": "in Python: semaphore.release(), wait_all() of 8",
 }
 IN_C = (MUTEX, SEMAPHORE, EVENT, *ANY.values(), *ALL.values(), PING_PONG)
 OPERATIONS: Final = (*IN_C, *IN_PYTHON.values())
@@ -218,21 +220,32 @@ def _closing(ns: Namespace, tokens: int) -> Iterator[Semaphore]:
         semaphore.close()
 
 
+def _engine_in_python(ns: Namespace) -> dict[str, int]:
+    mutex, semaphore, event = ns.mutex(), ns.semaphore(), ns.event()
+    any_of = [*(ns.event() for _ in range(7)), event]
+    all_of = [*(ns.semaphore(None, (ROUNDS + 1) * PAIRS) for _ in range(7)), semaphore]
+    calls: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "mutex": (mutex.acquire, mutex.release),
+        "semaphore": (semaphore.acquire, semaphore.release),
+        "event": (event.set, event.wait),
+        "any": (event.set, partial(wait_any, any_of)),
+        "all": (semaphore.release, partial(wait_all, all_of)),
+    }
+    return {IN_PYTHON[name]: count_in_python(*calls[name]) for name in IN_PYTHON}
+
+
 def of_engine(engine: str) -> dict[str, int]:
     """Every operation on a namespace of this engine."""
     with _busy():
         ns = Namespace(f"counting-{os.getpid()}", engine=engine, exclusive=True)
     with ns:
-        mutex, semaphore, event = ns.mutex(), ns.semaphore(), ns.event()
         return {
-            MUTEX: count(partial(floor.wait_release, mutex), PAIRS),
-            SEMAPHORE: count(partial(floor.wait_release, semaphore), PAIRS),
-            EVENT: count(partial(floor.set_wait, event), PAIRS),
+            MUTEX: count(partial(floor.wait_release, ns.mutex()), PAIRS),
+            SEMAPHORE: count(partial(floor.wait_release, ns.semaphore()), PAIRS),
+            EVENT: count(partial(floor.set_wait, ns.event()), PAIRS),
             **dict(_engine_waits(ns)),
             PING_PONG: _engine_ping_pong(ns),
-            IN_PYTHON["mutex"]: count_in_python(mutex.acquire, mutex.release),
-            IN_PYTHON["semaphore"]: count_in_python(semaphore.acquire, semaphore.release),
-            IN_PYTHON["event"]: count_in_python(event.set, event.wait),
+            **_engine_in_python(ns),
         }
 
 
