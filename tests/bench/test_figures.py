@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from shmsync_tools.bench import figures, plots, tables
+from shmsync_tools.bench import figures, plots, publish, results, tables
 from shmsync_tools.bench.model import AbsentError, Metric
 from shmsync_tools.bench.results import CaseResult, Outcome, Run
+from shmsync_tools.bench.suites import SUITES
 
 from .test_runner import run_of
 
@@ -145,3 +147,26 @@ def test_without_matplotlib_there_is_text(monkeypatch: pytest.MonkeyPatch) -> No
     assert lines[0] == "Lock: acquire and release, nobody there (time, mp.Lock = 1)"
     assert lines[1].startswith("handoff  ####")
     assert lines[1].endswith("0.7  70.0 ns")
+
+
+# ---- the README ----
+
+
+def test_the_tables_of_the_readme_are_replaced_and_nothing_else() -> None:
+    readme = f"before\n{publish.COMMAND}\nold\ntables\n{publish.END}\nafter\n"
+    expected = f"before\n{publish.COMMAND}\nnew \\1\n{publish.END}\nafter\n"
+    assert publish.with_tables(readme, r"new \1") == expected
+    assert publish.with_tables(expected, r"new \1") == expected
+    with pytest.raises(ValueError, match="needs one"):
+        publish.with_tables("no markers", "new")
+
+
+def test_what_the_readme_shows_is_there_and_was_a_full_run() -> None:
+    readme = (publish.ROOT / "README.md").read_text()
+    for name in (plots.RATIOS, plots.SCALING):
+        assert f"({publish.FOLDER}/{name})" in readme
+        assert (publish.ROOT / publish.FOLDER / name).exists()
+    value = json.loads((publish.ROOT / publish.RESULTS).read_text())
+    run = results.from_json(value)
+    assert run.mode == "full"
+    assert list(run.suites) == list(SUITES)

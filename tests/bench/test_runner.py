@@ -65,6 +65,18 @@ def test_progress_is_told_before_every_turn(setup: MakeSetup) -> None:
     assert told == [("fake", 1, 2, "case", "base"), ("fake", 2, 2, "case", "base")]
 
 
+def test_progress_on_a_terminal_is_one_line_that_is_removed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runner.on_terminal("fake", 1, 2, "case", "base")
+    runner.clear_line()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.split("\r")[1].rstrip() == "fake: round 1 of 2: case: base"
+    assert err.split("\r")[2].strip() == ""
+    assert "\n" not in err
+
+
 def test_who_is_absent_is_said_to_be_and_asked_once(setup: MakeSetup) -> None:
     asked: list[int] = []
 

@@ -363,7 +363,8 @@ def _draw(run: results.Run, wanted: Mapping[Path, Callable[[results.Run], Any]])
 # ---- what was run --------------------------------------------------------------------------------
 
 
-def _read(name: str) -> results.Run:
+def read(name: str) -> results.Run:
+    """The run in a file. Raises ``RefusedError``."""
     try:
         text = sys.stdin.read() if name == STDOUT else Path(name).read_text()
     except FileNotFoundError:
@@ -377,13 +378,13 @@ def _read(name: str) -> results.Run:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    run = _read(arguments.file)
+    run = read(arguments.file)
     print(tables.markdown(run) if arguments.markdown else tables.text(run))
     return Exit.OK
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    run = _read(arguments.file)
+    run = read(arguments.file)
     judged = figures.judge(run)
     if arguments.json:
         print_json(
@@ -405,4 +406,4 @@ def _figures(arguments: argparse.Namespace) -> int:
 def _plot(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
     wanted = {folder / plots.RATIOS: plots.ratios, folder / plots.SCALING: plots.scaling}
-    return _draw(_read(arguments.file), wanted)
+    return _draw(read(arguments.file), wanted)

@@ -186,7 +186,11 @@ FIGURES: tuple[Figure, ...] = (
         ratio("handover", "lock", OURS, "mp.Lock", "p50"),
         at_most=1,
     ),
-    Figure("contended by 4 processes, by mp.Lock's", contended, at_least=1),
+    Figure(
+        "contended by 4 processes (fair=False, if there is that), by mp.Lock's",
+        contended,
+        at_least=1,
+    ),
     Figure("what the slowest of these 4 gets", slowest_share, at_least=20, unit="%"),
     Figure(
         "wait for any of 64, the last ready, of 64 eventfds with poll",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import shmsync
+from shmsync import fast
 from shmsync_tools.bench import wine
 from shmsync_tools.bench.contestants import everybody
 
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "c_library": " ".join(platform.libc_ver()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "fast_path": find_spec("shmsync._fast") is not None,
+        "fast_path": fast.WHY_NOT is None,
         "load": load(),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,8 @@ class LockFile(Contestant):
         self.note = note
         self._class = name
 
-    @contextmanager
-    def make(self, name: str) -> Iterator[str]:
-        with lock_file(name) as path:
-            yield path
+    def make(self, name: str) -> AbstractContextManager[str]:
+        return lock_file(name)
 
     def open(self, payload: Any, part: Part) -> Opened:
         options = {"timeout": 3600} if self.family == "portalocker" else {}

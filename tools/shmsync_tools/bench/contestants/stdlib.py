@@ -10,7 +10,7 @@ import pickle
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from multiprocessing import context, reduction
 from pathlib import Path
@@ -158,10 +158,8 @@ class FileLock(Contestant):
         self.note = note
         self._call = call
 
-    @contextmanager
-    def make(self, name: str) -> Iterator[str]:
-        with lock_file(name) as path:
-            yield path
+    def make(self, name: str) -> AbstractContextManager[str]:
+        return lock_file(name)
 
     def open(self, payload: Any, part: Part) -> Opened:
         fd = os.open(payload, os.O_RDWR)

@@ -11,6 +11,7 @@ from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.measure import mapped, shared_words, wait_until_asleep
 from shmsync_tools.bench.model import Case, HangError, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.suites.common import case
+from shmsync_tools.bench.suites.idle import own
 from shmsync_tools.bench.worker import Conversation, Fd, Task
 
 METRICS = (
@@ -20,14 +21,6 @@ METRICS = (
 ROBUST = "C: robust mutex"
 #: Seconds after which the waiter will never get it. The slowest peer looks every 250 ms.
 NEVER_SECONDS = 2.0
-
-
-def own(me: Conversation, ticket: Ticket) -> None:
-    """Takes the lock and keeps it."""
-    with opened(ticket) as lock:
-        lock.take()
-        me.say("owns")
-        me.hear()
 
 
 def outlive(me: Conversation, ticket: Ticket) -> tuple[int, bool]:

@@ -29,8 +29,9 @@ BASE = "mp.Semaphore"
 FUTEX = "C: futex"
 #: Looks of the futex in C before it sleeps, where it may spin: about 20 us.
 SPINS = 2000
-#: Round trips of the first, short run, from which the length of the second is known.
-TRIAL = 100
+#: Round trips in the first runs; by how much a run may be longer than the one before it; and about
+#: how many runs there are.
+FEW, GROWTH, PARTS = 50, 4, 5
 #: The loops in C end after that, if the other side does not play.
 DEADLINE_NS = 10**10
 
@@ -74,18 +75,21 @@ def label(contestant: Contestant) -> str:
 
 
 def rate(workers: list[Worker], seconds: float, patience: float) -> float:
-    """Round trips in a second of two workers that play."""
+    """Round trips in a second of two workers that play. A few at first and then more and more,
+    since it may be fast for a while and slow then (both on their feet, or both asleep)."""
     for each in workers:
         each.hear(patience)
-    times = TRIAL
-    took = _played(workers, times, patience)
-    times = max(times, round(times * seconds * 1e9 / took))
-    took = _played(workers, times, patience)
+    times, played, nanos = FEW, 0, 0
+    _played(workers, times, patience)
+    while nanos < seconds * 1e9:
+        took = _played(workers, times, patience)
+        played, nanos = played + times, nanos + took
+        times = max(FEW, min(GROWTH * times, round(times * seconds * 1e9 / took / PARTS)))
     for each in workers:
         each.say(0)
     for each in workers:
         each.result(patience)
-    return times * 1e9 / took
+    return played * 1e9 / nanos
 
 
 def _played(workers: list[Worker], times: int, patience: float) -> int:

@@ -6,6 +6,7 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import shmsync
@@ -28,7 +29,7 @@ def ours_any(me: Conversation, name: str, engine: str, count: int, loop_ms: floa
     pin(cores()[-1])
     with new_namespace(name, engine) as namespace:
         handles = [namespace.event() for _ in range(count)]
-        return nanoseconds((handles[-1].set, lambda: shmsync.wait_any(handles)), loop_ms)
+        return nanoseconds((handles[-1].set, partial(shmsync.wait_any, handles)), loop_ms)
 
 
 def ours_all(me: Conversation, name: str, engine: str, count: int, loop_ms: float) -> float:
@@ -36,7 +37,7 @@ def ours_all(me: Conversation, name: str, engine: str, count: int, loop_ms: floa
     pin(cores()[-1])
     with new_namespace(name, engine) as namespace:
         handles = [namespace.semaphore(None, 2**30) for _ in range(count)]
-        return nanoseconds((lambda: shmsync.wait_all(handles),), loop_ms)
+        return nanoseconds((partial(shmsync.wait_all, handles),), loop_ms)
 
 
 def eventfd_any(me: Conversation, interface: str, count: int, loop_ms: float) -> float:
@@ -54,8 +55,7 @@ def eventfd_any(me: Conversation, interface: str, count: int, loop_ms: float) ->
             for fd, _ in poller.poll():
                 os.eventfd_read(fd)
 
-        last = fds[-1]
-        return nanoseconds((lambda: os.eventfd_write(last, 1), take), loop_ms)
+        return nanoseconds((partial(os.eventfd_write, fds[-1], 1), take), loop_ms)
 
 
 def iceoryx2_any(me: Conversation, name: str, count: int, loop_ms: float) -> float:
