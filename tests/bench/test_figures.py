@@ -146,7 +146,7 @@ def test_without_matplotlib_there_is_text(monkeypatch: pytest.MonkeyPatch) -> No
     lines = plots.as_text(good_run()).splitlines()
     assert lines[0] == "Lock: acquire and release, nobody there (time, mp.Lock = 1)"
     assert lines[1].startswith("handoff  ####")
-    assert lines[1].endswith("0.7  70.0 ns")
+    assert lines[1].endswith("0.700  70.0 ns")
 
 
 # ---- the README ----

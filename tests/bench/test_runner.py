@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
-from shmsync_tools.bench import results, runner, tables
-from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Suite, Turn
+from shmsync_tools.bench import measure, results, runner, tables
+from shmsync_tools.bench.model import AbsentError, Case, HangError, Metric, Setup, Suite, Turn
 from shmsync_tools.bench.results import CaseResult, Outcome, Run
 from shmsync_tools.bench.worker import Conversation
 
@@ -126,6 +126,30 @@ def test_who_hangs_is_killed_and_the_run_goes_on(setup: MakeSetup) -> None:
     assert case.outcomes["stuck"].failed == "hangs: nothing for 0.01 s"
     assert case.outcomes["base"].values == {"ns": [42, 42]}
     assert not os.path.exists(f"/proc/{pids[0]}")
+
+
+def spin(me: Conversation) -> None:
+    """A task that never sleeps."""
+    me.say()
+    while True:
+        pass
+
+
+def test_who_should_sleep_and_does_not_is_said_not_to(
+    setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "ASLEEP_SECONDS", 0.1)
+    pool = setup().pool
+    spinning, sleeping = pool.workers(2)
+    spinning.start(spin)
+    spinning.hear(TINY.patience)
+    with pytest.raises(HangError, match=r"does not sleep within 0\.1 s"):
+        measure.wait_until_asleep(spinning.pid)
+    sleeping.start(hang)
+    sleeping.hear(TINY.patience)
+    monkeypatch.undo()
+    measure.wait_until_asleep(sleeping.pid)
+    assert measure.is_asleep(sleeping.pid)
 
 
 def double(me: Conversation, number: int) -> int:

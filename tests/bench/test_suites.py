@@ -66,10 +66,10 @@ def test_a_suite_runs_without_peers_on_every_engine(setup: MakeSetup, name: str)
 def test_who_never_hears_of_a_dead_owner_is_said_not_to(
     setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(death, "NEVER_SECONDS", 0.2)
+    monkeypatch.setattr(death, "NEVER_SECONDS", 1.5)
     (case,) = runner.run_suite(setup("handoff", "posix_ipc"), SUITES["death"], runner.quiet)
     assert case.outcomes["handoff"].values["told"] == [1.0]
-    assert case.outcomes["posix_ipc.Semaphore"].failed == "never: nothing for 0.2 s"
+    assert case.outcomes["posix_ipc.Semaphore"].failed == "never: nothing for 1.5 s"
 
 
 def test_an_addition_that_was_lost_ends_the_contestant() -> None:

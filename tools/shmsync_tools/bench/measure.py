@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from itertools import repeat
 from types import FunctionType
 
+from shmsync_tools.bench.model import HangError
 from shmsync_tools.bench.worker import Fd
 
 Call = Callable[[], object]
 
 WORDS_BYTES = 4096
+#: Seconds after which somebody who should sleep is said not to.
+ASLEEP_SECONDS = 10
 #: Loops that a measurement is cut into, so that who else runs for a moment spoils one of them only.
 PARTS = 5
 
@@ -149,16 +152,22 @@ def _threads(folder: str, but: int) -> list[str]:
 def is_asleep(pid: int, but: int = 0) -> bool:
     """Do all threads of a process sleep, but for one of them?"""
     folder = f"/proc/{pid}/task"
-    return all(_state(f"{folder}/{thread}/stat") == "S" for thread in _threads(folder, but))
+    try:
+        return all(_state(f"{folder}/{thread}/stat") == "S" for thread in _threads(folder, but))
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
 
 
 def wait_until_asleep(pid: int, but: int = 0) -> None:
     """Until all threads of a process sleep, but for one of them: two looks in a row, so that one
-    who was just on his way from one lock to the next is not taken for one who waits."""
-    looks = 0
+    who was just on his way from one lock to the next is not taken for one who waits. Raises
+    ``HangError`` if they do not."""
+    looks, deadline = 0, time.monotonic() + ASLEEP_SECONDS
     while looks < 2:
         looks = looks + 1 if is_asleep(pid, but) else 0
         os.sched_yield()
+        if time.monotonic() > deadline:
+            raise HangError(f"does not sleep within {ASLEEP_SECONDS} s")
 
 
 def cpu_ns(pid: int, but: int = 0) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from shmsync_tools.bench import figures, machine
 from shmsync_tools.bench.model import AbsentError, Metric
 from shmsync_tools.bench.results import CaseResult, Run
-from shmsync_tools.bench.tables import quantity
+from shmsync_tools.bench.tables import number, quantity
 
 RATIOS, SCALING = "ratios.svg", "scaling.svg"
 
@@ -295,6 +295,6 @@ def _text_bars(drawn: Sequence[tuple[str, float, float]], unit: str) -> str:
         return "#" * max(1, round(BAR_CHARACTERS * log(length / low) / log(high / low)))
 
     return "\n".join(
-        f"{label:<{width}}  {bar(length):<{BAR_CHARACTERS}}  {length:8.3g}  {quantity(value, unit)}"
+        f"{label:<{width}}  {bar(length):<{BAR_CHARACTERS}}  {number(length):>7}  {quantity(value, unit)}"
         for label, length, value in drawn
     )

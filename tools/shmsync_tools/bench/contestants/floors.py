@@ -37,7 +37,7 @@ def in_c(me: Conversation, loop_ms: float, function: str, *arguments: int) -> fl
 
 def calls_of_nothing(me: Conversation, loop_ms: float) -> float:
     """Nanoseconds of two calls of a bound method written in C that does nothing."""
-    call = ().__len__
+    call = [].reverse  # type: ignore[var-annotated]
     return nanoseconds((call, call), loop_ms)
 
 
