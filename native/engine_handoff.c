@@ -74,9 +74,15 @@
 #define PATIENCE_NS (1000 * NS_PER_MS)
 /* How long a wait for a mutex that need not be fair tries to get it before it queues. */
 #define BARGE_NS NS_PER_MS
-/* Looks before a sleep (SPINS_MAX at most). */
-#define SPINS_MIN 10
-#define SPINS_NEVER UINT32_MAX
+/* How long a wait looks before it sleeps: as long as somebody who runs takes to answer, or, when that has not paid for
+ * so many times, as long as it takes to wake him (SPIN_MAX_NS). */
+#define SPIN_MIN_NS 3000u
+#define MISSES_MAX 16
+#define LOOKS_PER_CLOCK 8
+/* On one CPU a wait lets others run before it sleeps. If that takes longer than this, somebody has used his time up. */
+#define GIVE_WAY_MAX_NS 50000u
+#define SKIPS_MIN 15u
+#define SKIPS_MAX 0xffffu
 /* Waiters that one slow path wakes after the unlock; any more it wakes under the gate, which costs time only. */
 #define WAKES_MAX 256
 
@@ -1053,34 +1059,76 @@ static int decide(struct slow *slow, struct wait *wait, uint32_t *number)
     return -EAGAIN;
 }
 
+/* What pays off is done twice as long as it took the next time, what does not half as long. */
+static void learn_from_spin(struct registration *self, uint64_t took_ns, bool paid)
+{
+    uint64_t next_ns = paid ? 2 * took_ns : self->spin_ns / 2;
+
+    self->misses = paid ? 0 : (self->misses + 1) % MISSES_MAX;
+    self->spin_ns = next_ns < SPIN_MIN_NS ? SPIN_MIN_NS : next_ns > SPIN_MAX_NS ? SPIN_MAX_NS : (uint32_t)next_ns;
+}
+
 /* Looks at the object for a moment, in case it is signaled at once: on another CPU, by somebody who is awake. As
- * long as nobody is queued there, since who comes later must not be first. What pays off is done longer the next time,
- * what does not half as long, down to a few looks. 0: it was taken; -EAGAIN. */
+ * long as nobody is queued there, since who comes later must not be first. Now and then it looks for longer: two who
+ * wake each other would else never find out that they need not sleep. 0: it was taken; -EAGAIN. */
 static int spin(struct wait *wait)
 {
-    uint32_t *spins = &wait->self->spins;
+    struct registration *self = wait->self;
+    uint64_t limit_ns = self->misses == MISSES_MAX - 1 ? SPIN_MAX_NS : self->spin_ns;
+    uint64_t begin_ns = clock_now_ns();
+    uint64_t took_ns = 0;
     int rc = -EAGAIN;
 
-    for (uint32_t i = 0; i < *spins && rc == -EAGAIN; i++) {
-        cpu_relax();
-        if (load64_relaxed(&wait->objects[0]->word) & FLAGS)
-            return rc;
-        rc = try_first(wait);
+    while (rc == -EAGAIN && took_ns < limit_ns) {
+        for (int i = 0; i < LOOKS_PER_CLOCK && rc == -EAGAIN; i++) {
+            cpu_relax();
+            if (load64_relaxed(&wait->objects[0]->word) & FLAGS)
+                return rc;
+            rc = try_first(wait);
+        }
+        took_ns = clock_now_ns() - begin_ns;
     }
-    if (rc == 0)
-        *spins = *spins * 2 > SPINS_MAX ? SPINS_MAX : *spins * 2;
-    else if (*spins > SPINS_MIN)
-        *spins /= 2;
+    learn_from_spin(self, took_ns, rc == 0);
     return rc;
 }
 
-static bool may_spin(struct wait *wait)
+/* On one CPU, whom we wait for does not run: we let him, which takes half as long as to sleep and be woken. Whether
+ * that pays is tried now and then; ever more rarely if somebody else runs instead, for as long as he may. */
+static int give_way(struct wait *wait)
 {
-    uint32_t *spins = &wait->self->spins;
+    struct registration *self = wait->self;
+    uint64_t begin_ns, took_ns;
+    int rc = -EAGAIN;
 
-    if (*spins == 0)
-        *spins = SPINS_MAX > 0 && cpus_allowed() > 1 ? SPINS_MIN : SPINS_NEVER;
-    return *spins != SPINS_NEVER && wait->deadline_ns != 0 && wait->count == 1 && wait->alert == NULL;
+    if (self->skip > 0) {
+        self->skip--;
+        return rc;
+    }
+    begin_ns = clock_now_ns();
+    cpu_give_way();
+    took_ns = clock_now_ns() - begin_ns;
+    if (!(load64_relaxed(&wait->objects[0]->word) & FLAGS))
+        rc = try_first(wait);
+    if (took_ns > GIVE_WAY_MAX_NS)
+        self->skip = self->skips = 16 * self->skips < SKIPS_MAX ? 16 * self->skips : SKIPS_MAX;
+    else if (rc != 0)
+        self->skip = self->skips = SKIPS_MIN;
+    return rc;
+}
+
+/* Before a wait queues for one object: perhaps somebody is about to signal it. 0: it was taken; -EAGAIN. */
+static int linger(struct wait *wait)
+{
+    struct registration *self = wait->self;
+
+    if (SPIN_MAX_NS == 0 || wait->deadline_ns == 0 || wait->count != 1 || wait->alert != NULL)
+        return -EAGAIN;
+    if (self->cpus == 0) {
+        self->cpus = cpus_allowed();
+        self->spin_ns = SPIN_MIN_NS;
+        self->skip = self->skips = SKIPS_MIN;
+    }
+    return self->cpus > 1 ? spin(wait) : give_way(wait);
 }
 
 /* Is it for a mutex that need not be fair? */
@@ -1114,7 +1162,9 @@ static int barge(struct wait *wait)
         rc = futex_wait(&object->bargers, 1, until_ns);
         sleeps++;
         if (rc == 0 || rc == -EAGAIN)
-            rc = may_spin(wait) ? spin(wait) : try_first(wait);
+            rc = try_first(wait);
+        if (rc == -EAGAIN)
+            rc = linger(wait);
     } while (rc == -EAGAIN && sleeps < BARGES_MAX);
     if (sleeps > 0)
         store32_release(&object->bargers, 1);
@@ -1141,8 +1191,8 @@ static int handoff_wait_any(struct wait *wait)
 {
     int rc = try_first(wait);
 
-    if (rc == -EAGAIN && may_spin(wait))
-        rc = spin(wait);
+    if (rc == -EAGAIN)
+        rc = linger(wait);
     if (rc == -EAGAIN && may_barge(wait))
         rc = barge(wait);
     return rc == -EAGAIN ? wait_slow(wait) : rc;

@@ -26,7 +26,12 @@ struct registration {
     struct ss_namespace *ns;
     uint32_t slot;
     uint32_t id;
-    uint32_t spins; /* looks before a sleep, as they have paid so far; 0: not known yet (engine_handoff.c) */
+    /* Of waits before they sleep (engine_handoff.c): */
+    uint32_t cpus;    /* that the thread may run on; 0: not known yet */
+    uint32_t spin_ns; /* how long to look, as it has paid so far */
+    uint32_t misses;  /* how often in a row that was for nothing */
+    uint32_t skip;    /* on one CPU: how many waits from now on do not give way first */
+    uint32_t skips;   /* how many that were the last time */
 };
 
 /* The calling thread's registration, made if need be. 0; -EINTR; -EUSERS: no free slot; -EBADMSG. */

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Between two looks for dead threads, in seconds.
 ROUND: Final = 0.05
+#: How long another user's process may be connected before it is shown the door, in seconds.
+STRANGERS_TIME: Final = 1.0
 #: How long an opener tries to find a broker or to start one.
 PATIENCE: Final = 20.0
 #: What `ps` calls it, beside its command line; 15 bytes fit.
@@ -253,6 +255,8 @@ class Broker:
         if code < 0:
             raise from_errno(code)
         self._mapping = mapping[0]
+        # Connections of others than our user, who may ask and are refused, and the time of each.
+        self._strangers: dict[socket.socket, float] = {}
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -272,6 +276,7 @@ class Broker:
                 if lib.ss_serve_round(self._mapping) <= 0:
                     break
                 next_round = time.monotonic() + ROUND
+                self._drop_silent_strangers()
         self._listener.close()
         lib.ss_serve_end(self._mapping)
 
@@ -287,6 +292,14 @@ class Broker:
             return
         connection.setblocking(False)
         self._selector.register(connection, selectors.EVENT_READ)
+        if not _trusted(connection):
+            self._strangers[connection] = time.monotonic() + STRANGERS_TIME
+
+    def _drop_silent_strangers(self) -> None:
+        """Nobody but our user may keep our descriptors."""
+        now = time.monotonic()
+        for connection in [each for each, until in self._strangers.items() if now > until]:
+            self._drop(connection)
 
     def _serve(self, connection: socket.socket) -> bool:
         """Answers a request. False if the client has gone, or wants the dead looked after."""
@@ -329,6 +342,7 @@ class Broker:
 
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
+        self._strangers.pop(connection, None)
         connection.close()
 
 

@@ -208,6 +208,12 @@ class Base:
             raise ClosedError(f"{self!r} is closed")
         raise from_errno(code)
 
+    def _warn_abandoned(self, stacklevel: int) -> None:
+        warnings.warn(
+            AbandonedMutexWarning(f"the last owner of {self!r} died owning it"),
+            stacklevel=stacklevel,
+        )
+
     def _state(self) -> CData:
         state = ffi.new("struct ss_state *")
         self._call(lambda pointer: lib.ss_read(pointer, state))
@@ -285,10 +291,7 @@ class MutexCalls(Base):
         try:
             run(request)
             if request.abandoned:
-                warnings.warn(
-                    AbandonedMutexWarning(f"the last owner of {self!r} died owning it"),
-                    stacklevel=2,
-                )
+                self._warn_abandoned(3)
                 result = _ABANDONED
             else:
                 result = _ACQUIRED

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shmsync._native import lib
+from shmsync.fast import WHY_NOT
 from shmsync.inspect import DIRECTORY, columns
 
 #: Inode of the machine's first pid namespace (PROC_PID_INIT_INO in Linux).
@@ -103,6 +104,14 @@ def _futex_waitv() -> Check:
         "without it fsync cannot run, and handoff learns of a dead owner within 100 ms, not 1;"
         " it came with Linux 5.16, and a container's seccomp filter may block it on newer kernels",
     )
+
+
+def _fast_calls() -> Check:
+    name = "fast calls"
+    if WHY_NOT is None:
+        return Check(name, "ok", "shmsync._fast is in use")
+    detail = f"shmsync._fast is not in use: {WHY_NOT}"
+    return Check(name, "note", detail, "every call goes through cffi, which takes ten times longer")
 
 
 def _shared_memory() -> Check:
@@ -228,6 +237,7 @@ def _protected_regular() -> Check:
 _CHECKS: tuple[Callable[[], Check], ...] = (
     _kernel,
     _futex_waitv,
+    _fast_calls,
     _shared_memory,
     _proc,
     _file_locks,

@@ -86,9 +86,8 @@ static inline int futex_waitv_probe(void)
     return 0;
 }
 
-/* How often a waiter looks at a word before it sleeps, at most: a few microseconds, as long as sleeping and being
- * woken take. */
-enum { SPINS_MAX = 200 };
+/* How long a waiter looks at a word before it sleeps, at most: as long as it takes to wake a thread on another CPU. */
+enum { SPIN_MAX_NS = 50000 };
 
 /* How often a waiter that need not be treated fairly is woken and finds that another was faster, before it insists. */
 enum { BARGES_MAX = INT_MAX };
@@ -101,6 +100,12 @@ static inline void cpu_relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield" ::: "memory");
 #endif
+}
+
+/* Lets another thread run that is ready to, on this CPU. */
+static inline void cpu_give_way(void)
+{
+    sched_yield();
 }
 
 /* On one CPU, whom a spinning thread waits for does not run. */

@@ -202,26 +202,23 @@ static void describe(struct ss_wait *request, uint32_t count, uint32_t all, uint
 }
 
 /* A wait on one object. 0: taken; -ETIMEDOUT; -1: an exception is set. */
-static int wait_for(PyObject *self, double seconds, uint64_t *abandoned_mask)
+static int wait_for(PyObject *self, double seconds, struct ss_wait *request)
 {
-    struct ss_wait request;
     int rc;
 
-    *abandoned_mask = 0;
     if (core_of(self)->closed || core_of(self)->handle == NULL) {
         fail(self, -EBADF);
         return -1;
     }
-    describe(&request, 1, 0, deadline_of(seconds));
-    request.handles[0] = core_of(self)->handle;
+    describe(request, 1, 0, deadline_of(seconds));
+    request->handles[0] = core_of(self)->handle;
     Py_INCREF(self); /* the handle stays: another thread may drop its reference meanwhile */
-    rc = perform(&request);
+    rc = perform(request);
     if (rc < 0 && rc != -ETIMEDOUT) {
         if (rc != -EINTR)
             fail(self, rc);
         rc = -1;
     }
-    *abandoned_mask = request.abandoned;
     Py_DECREF(self);
     return rc;
 }
@@ -257,17 +254,17 @@ static PyObject *result_of(PyObject *result)
 /* acquire() of a mutex or semaphore, with usual arguments. */
 static PyObject *acquire(PyObject *self, uint32_t kind, double seconds)
 {
-    uint64_t mask = 0;
+    struct ss_wait request;
     int rc = take_fast(self, kind);
 
     if (rc == 0)
         return result_of(acquired);
     if (is_poll_that_failed(rc, seconds, kind))
         return result_of(timed_out);
-    rc = wait_for(self, seconds, &mask);
+    rc = wait_for(self, seconds, &request);
     if (rc == -1)
         return NULL;
-    return result_of(rc < 0 ? timed_out : mask != 0 ? abandoned : acquired);
+    return result_of(rc < 0 ? timed_out : request.abandoned != 0 ? abandoned : acquired);
 }
 
 static PyObject *blocking_name, *timeout_name; /* interned */
@@ -354,13 +351,26 @@ static PyObject *mutex_release(PyObject *self, PyObject *unused)
     return result < 0 ? mutex_release_slow(self) : PyLong_FromLongLong(result);
 }
 
-/* A mutex is entered; the warning is given where it is due. */
+/* An abandoned mutex is entered with a warning; if that is to be an error, it is given back as abandoned. */
 static PyObject *mutex_enter(PyObject *self, PyObject *unused)
 {
+    struct ss_wait request;
+    PyObject *warned;
+
     (void)unused;
     if (take_fast(self, SS_MUTEX) == 0)
         return result_of(acquired);
-    return by_python(mutex_calls, "__enter__", self, NULL, 0, NULL);
+    if (wait_for(self, INFINITY, &request) < 0)
+        return NULL;
+    if (request.abandoned == 0)
+        return result_of(acquired);
+    warned = PyObject_CallMethod(self, "_warn_abandoned", "i", 2);
+    if (warned == NULL) {
+        undo(&request);
+        return NULL;
+    }
+    Py_DECREF(warned);
+    return result_of(abandoned);
 }
 
 static PyObject *nothing_of(PyObject *result)
@@ -495,7 +505,7 @@ static PyObject *event_is_set(PyObject *self, PyObject *unused)
 static PyObject *event_wait(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
     Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    uint64_t mask;
+    struct ss_wait request;
     double seconds = INFINITY;
     int rc;
 
@@ -507,7 +517,7 @@ static PyObject *event_wait(PyObject *self, PyObject *const *arguments, Py_ssize
         Py_RETURN_TRUE;
     if (is_poll_that_failed(rc, seconds, SS_AUTO_EVENT))
         Py_RETURN_FALSE;
-    rc = wait_for(self, seconds, &mask);
+    rc = wait_for(self, seconds, &request);
     return rc == -1 ? NULL : PyBool_FromLong(rc == 0);
 }
 

@@ -22,12 +22,16 @@ void step_yield(const struct step_site *site);
 int futex_waitv_probe(void);
 
 /* No spinning: a look more or less changes nothing that a schedule could show. */
-enum { SPINS_MAX = 0 };
+enum { SPIN_MAX_NS = 0 };
 
 /* At once, since time stands still here. */
 enum { BARGES_MAX = 1 };
 
 static inline void cpu_relax(void)
+{
+}
+
+static inline void cpu_give_way(void)
 {
 }
 

@@ -100,11 +100,11 @@ def test_two_threads_play_ping_pong(ns: Namespace) -> None:
     answers: list[int] = []
 
     def answer() -> None:
-        answers.append(floor.ping_pong(pong, ping, ROUNDS, first=False, deadline=soon()))
+        answers.append(floor.ping_pong([pong], ping, ROUNDS, first=False, deadline=soon()))
 
     thread = threading.Thread(target=answer)
     thread.start()
-    assert floor.ping_pong(ping, pong, ROUNDS, first=True, deadline=soon()) > 0
+    assert floor.ping_pong([ping], pong, ROUNDS, first=True, deadline=soon()) > 0
     thread.join()
     assert answers[0] > 0
     assert (ping.state().count, pong.state().count) == (0, 0)
@@ -113,7 +113,7 @@ def test_two_threads_play_ping_pong(ns: Namespace) -> None:
 def test_who_plays_alone_times_out(ns: Namespace) -> None:
     ping, pong = ns.semaphore(None, 0), ns.semaphore(None, 0)
     with pytest.raises(TimeoutError):
-        floor.ping_pong(ping, pong, ROUNDS, first=True, deadline=1)
+        floor.ping_pong([ping], pong, ROUNDS, first=True, deadline=1)
     assert pong.state().count == 1
 
 

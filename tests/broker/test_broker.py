@@ -339,6 +339,25 @@ def test_it_refuses_another_users_process() -> None:
 
 
 @needs_root
+def test_it_does_not_keep_another_users_silent_connections() -> None:
+    with namespace() as ns:
+        address, process = broker.address(ns._identity()[1]), the_broker(ns.name)
+        before = process.num_fds()
+
+        def keep_silent() -> list[str]:
+            become(NOBODY)
+            connections = []
+            for _ in range(5):
+                connections.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                connections[-1].connect(address)
+            return [each.recv(100).hex() for each in connections]  # until it has closed them
+
+        assert in_child(keep_silent) == [""] * 5
+        assert process.num_fds() == before
+        assert ns.event("e").set() is False
+
+
+@needs_root
 def test_a_client_trusts_no_other_users_broker() -> None:
     name = unique_name("planted")
 

@@ -112,19 +112,24 @@ class Registered:
 
 def test_threads_without_a_slot_are_told_what_to_do_until_others_end(engine: Engine) -> None:
     with segment(engine=engine, threads=64) as namespace:
-        event = namespace.event(manual_reset=True, signaled=True)
-        crowd = [Registered(lambda: event.wait(0)) for _ in range(64)]
+        lock = namespace.mutex()
+
+        def use() -> None:
+            with lock:
+                pass
+
+        crowd = [Registered(use) for _ in range(64)]
         assert [each.error for each in crowd] == [("", "")] * 64
-        late = [Registered(lambda: event.wait(0)) for _ in range(3)]
+        late = [Registered(use) for _ in range(3)]
         assert [each.error[0] for each in late] == ["CapacityError"] * 3
         assert "threads=" in late[0].error[1]
         for each in [*crowd[:5], *late]:
             each.end()
-        again = [Registered(lambda: event.wait(0)) for _ in range(6)]
+        again = [Registered(use) for _ in range(6)]
         assert [each.error[0] for each in again] == [""] * 5 + ["CapacityError"]
         for each in [*crowd[5:], *again]:
             each.end()
-        assert event.wait(0)
+        use()
         check(namespace.name)
 
 

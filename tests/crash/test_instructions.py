@@ -136,7 +136,7 @@ def leave_open(namespace: Namespace) -> None:
 
 def leave_nothing_open(namespace: Namespace) -> None:
     """Also not what the parent had open. The thread is registered."""
-    namespace.event("kept").wait(0)
+    register(namespace)
     for handle in list(namespace._handles):
         handle.close()
 
@@ -152,8 +152,14 @@ def attach_anew(namespace: Namespace) -> None:
     _left.append(Namespace(namespace.name, create=False))
 
 
+def leave_a_mutex(namespace: Namespace) -> None:
+    _left.append(namespace.mutex(None))
+
+
 def register(namespace: Namespace) -> None:
-    namespace.event("kept").wait(0)
+    """As whoever takes a mutex is."""
+    with namespace.mutex(None):
+        pass
 
 
 def fork(_namespace: Namespace) -> None:
@@ -169,7 +175,7 @@ OPERATIONS = {
     "open": Operation(attach_anew, lambda _: _left[-1].mutex("other")),
     "close the last": Operation(leave_open, lambda _: _left[-1].close()),
     "close one of two": Operation(leave_open, lambda _: _left[0].close()),
-    "register": Operation(leave_open, lambda _: _left[0].wait(0)),
+    "register": Operation(leave_a_mutex, lambda _: _left[-1].acquire()),
     "deregister": Operation(leave_nothing_open, lambda ns: ns.close()),
     "attach": Operation(lambda ns: ns.close(), lambda ns: Namespace(ns.name, create=False)),
     "fork": Operation(leave_open, fork),

@@ -14,8 +14,15 @@ from typing import Any, NoReturn
 from shmsync.cli import Exit, Parser, RefusedError, add_command, add_json, print_json
 from shmsync.engine import engines
 from shmsync.inspect import columns
-from shmsync_tools.bench import figures, plots, results, runner, tables
-from shmsync_tools.bench.contestants import FLOOR, Selection, everybody, floors, peer_families
+from shmsync_tools.bench import figures, plots, results, runner, tables, wine
+from shmsync_tools.bench.contestants import (
+    FLOOR,
+    Selection,
+    everybody,
+    floors,
+    peer_families,
+    wineserver,
+)
 from shmsync_tools.bench.model import FULL, LARGE, QUICK, AbsentError, Setup
 from shmsync_tools.bench.pool import Pool
 from shmsync_tools.bench.suites import SUITES
@@ -254,7 +261,18 @@ def _contestants() -> list[dict[str, Any]]:
             },
         )
         entry["kinds"].append(each.kind.value)
-    return [*found.values(), *_floors()]
+    return [*found.values(), _wineserver(), *_floors()]
+
+
+def _wineserver() -> dict[str, Any]:
+    return {
+        "name": wineserver.LABEL,
+        "kinds": list(wineserver.KINDS),
+        "family": wineserver.FAMILY,
+        "version": wine.version(),
+        "absent": wine.why_absent(),
+        "note": wineserver.NOTE,
+    }
 
 
 def _floors() -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from functools import partial
 from mmap import mmap
 from typing import Any, Final
 
-from shmsync import Namespace, Semaphore
+from shmsync import Handle, Namespace, Semaphore, wait_all, wait_any
 from shmsync_tools.bench import floor
 
 #: Rounds of which the least counts, after one that warms up. Each is short beside the 4 ms between
@@ -40,12 +40,15 @@ SIZES = (2, 8, 64)
 ANY = {size: f"wait for any of {size}, the last is ready" for size in SIZES}
 ALL = {size: f"wait for all of {size}" for size in SIZES}
 PING_PONG = "ping-pong of two processes on one cpu"
+PING_PONG_ANY = "the same, each waits for any of 2"
 IN_PYTHON = {
     "mutex": "in Python: mutex.acquire(), release()",
     "semaphore": "in Python: semaphore.acquire(), release()",
     "event": "in Python: event.set(), wait()",
+    "any": "in Python: event.set(), wait_any() of 8",
+    "all": "in Python: semaphore.release(), wait_all() of 8",
 }
-IN_C = (MUTEX, SEMAPHORE, EVENT, *ANY.values(), *ALL.values(), PING_PONG)
+IN_C = (MUTEX, SEMAPHORE, EVENT, *ANY.values(), *ALL.values(), PING_PONG, PING_PONG_ANY)
 OPERATIONS: Final = (*IN_C, *IN_PYTHON.values())
 
 ENGINES = ("handoff", "fsync", "esync", "ntsync")
@@ -174,10 +177,11 @@ def _busy() -> AbstractContextManager[None]:
 _ALL_TRIPS = (ROUNDS + 1) * TRIPS
 
 
-def _engine_ping_pong(ns: Namespace) -> int:
+def _engine_ping_pong(ns: Namespace, *besides: Handle) -> int:
+    """Each waits for its semaphore, or what is besides it."""
     ping, pong = ns.semaphore(None, 0), ns.semaphore(None, 0)
-    with _partner(lambda: floor.ping_pong(pong, ping, _ALL_TRIPS, first=False)):
-        return count(partial(floor.ping_pong, ping, pong, first=True), TRIPS)
+    with _partner(lambda: floor.ping_pong([pong, *besides], ping, _ALL_TRIPS, first=False)):
+        return count(partial(floor.ping_pong, [ping, *besides], pong, first=True), TRIPS)
 
 
 def _futex_ping_pong() -> int:
@@ -218,21 +222,33 @@ def _closing(ns: Namespace, tokens: int) -> Iterator[Semaphore]:
         semaphore.close()
 
 
+def _engine_in_python(ns: Namespace) -> dict[str, int]:
+    mutex, semaphore, event = ns.mutex(), ns.semaphore(), ns.event()
+    any_of = [*(ns.event() for _ in range(7)), event]
+    all_of = [*(ns.semaphore(None, (ROUNDS + 1) * PAIRS) for _ in range(7)), semaphore]
+    calls: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "mutex": (mutex.acquire, mutex.release),
+        "semaphore": (semaphore.acquire, semaphore.release),
+        "event": (event.set, event.wait),
+        "any": (event.set, partial(wait_any, any_of)),
+        "all": (semaphore.release, partial(wait_all, all_of)),
+    }
+    return {IN_PYTHON[name]: count_in_python(*calls[name]) for name in IN_PYTHON}
+
+
 def of_engine(engine: str) -> dict[str, int]:
     """Every operation on a namespace of this engine."""
     with _busy():
         ns = Namespace(f"counting-{os.getpid()}", engine=engine, exclusive=True)
     with ns:
-        mutex, semaphore, event = ns.mutex(), ns.semaphore(), ns.event()
         return {
-            MUTEX: count(partial(floor.wait_release, mutex), PAIRS),
-            SEMAPHORE: count(partial(floor.wait_release, semaphore), PAIRS),
-            EVENT: count(partial(floor.set_wait, event), PAIRS),
+            MUTEX: count(partial(floor.wait_release, ns.mutex()), PAIRS),
+            SEMAPHORE: count(partial(floor.wait_release, ns.semaphore()), PAIRS),
+            EVENT: count(partial(floor.set_wait, ns.event()), PAIRS),
             **dict(_engine_waits(ns)),
             PING_PONG: _engine_ping_pong(ns),
-            IN_PYTHON["mutex"]: count_in_python(mutex.acquire, mutex.release),
-            IN_PYTHON["semaphore"]: count_in_python(semaphore.acquire, semaphore.release),
-            IN_PYTHON["event"]: count_in_python(event.set, event.wait),
+            PING_PONG_ANY: _engine_ping_pong(ns, ns.event()),
+            **_engine_in_python(ns),
         }
 
 

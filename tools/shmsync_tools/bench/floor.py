@@ -103,11 +103,17 @@ def read(handle: Handle, rounds: int) -> int:
 
 
 def ping_pong(
-    mine: Semaphore, theirs: Semaphore, rounds: int, *, first: bool, deadline: int = FOREVER
+    mine: Sequence[Handle],
+    theirs: Semaphore,
+    rounds: int,
+    *,
+    first: bool,
+    deadline: int = FOREVER,
 ) -> int:
-    """Two threads or processes, one of which is the ``first``: each waits for its own semaphore and
-    releases the other's. ``TimeoutError`` after the deadline (CLOCK_MONOTONIC nanoseconds)."""
-    request, pointer = _request([mine], deadline=deadline), _address(theirs._pointer)
+    """Two threads or processes, one of which is the ``first``: each waits for any of its own
+    objects and releases the other's semaphore. ``TimeoutError`` after the deadline (CLOCK_MONOTONIC
+    nanoseconds)."""
+    request, pointer = _request(mine, deadline=deadline), _address(theirs._pointer)
     return _checked(lib.bench_ping_pong(_address(request), pointer, rounds, first))
 
 

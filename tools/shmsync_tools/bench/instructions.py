@@ -27,9 +27,7 @@ from typing import Any, Final
 from shmsync import _native
 from shmsync_tools.bench.counting import (
     CONTESTANTS,
-    FLOORS,
     LOCKS,
-    OPERATIONS,
     Counts,
     clock_counts_instructions,
     measure,
@@ -189,12 +187,15 @@ def table(record: Record) -> str:
     """The record as Markdown, as it stands in the README."""
     names = [f"`{name}`" for name in CONTESTANTS]
     lines = [_row(["instructions", *names]), "|---|" + "--:|" * len(names)]
-    for operation in OPERATIONS:
-        figures = record.counts.operations[operation]
+    for operation, figures in record.counts.operations.items():
         cells = [f"{figures[name]:,}" if name in figures else "" for name in CONTESTANTS]
         lines.append(_row([operation, *cells]))
-    floors = ", ".join(f"{name} {record.counts.floors[name]:,}" for name in FLOORS)
-    locks = ", ".join(f"{name} {record.counts.floors[name]:,}" for name in LOCKS)
+    floors = ", ".join(
+        f"{name} {figure:,}" for name, figure in record.counts.floors.items() if name not in LOCKS
+    )
+    locks = ", ".join(
+        f"{name} {figure:,}" for name, figure in record.counts.floors.items() if name in LOCKS
+    )
     where = f"Linux {record.kernel}, {record.compiler}, {record.libc}, Python {record.python}"
     text = f"For comparison, in C: {floors}. In Python, acquire and release: {locks}."
     caption = textwrap.fill(f"{text} ({where}, {record.date}.)", 100, break_on_hyphens=False)

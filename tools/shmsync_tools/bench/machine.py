@@ -10,6 +10,7 @@ from typing import Any
 
 import shmsync
 from shmsync import fast
+from shmsync_tools.bench import wine
 from shmsync_tools.bench.contestants import everybody
 
 
@@ -38,6 +39,9 @@ def versions() -> dict[str, str]:
     """Of the packages that take part."""
     peers = {each.package: each.version() for each in everybody().values() if each.package}
     there = {package: version for package, version in peers.items() if version}
+    wine_version = wine.version()
+    if wine_version:
+        there["wine"] = wine_version
     return {"shmsync": shmsync.__version__, **there}
 
 

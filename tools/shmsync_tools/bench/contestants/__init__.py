@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shmsync.engine import engines
-from shmsync_tools.bench.contestants import ours, peers, stdlib
+from shmsync_tools.bench.contestants import ours, peers, stdlib, wineserver
 from shmsync_tools.bench.contestants.base import (
     Contestant,
     Kind,
@@ -48,7 +48,7 @@ def everybody() -> dict[tuple[Kind, str], Contestant]:
 def peer_families() -> list[str]:
     """What ``--peers`` takes: everybody's family but our engines."""
     found = [each.family for each in everybody().values() if not isinstance(each, ours.Ours)]
-    return [*dict.fromkeys(found), FLOOR]
+    return [*dict.fromkeys(found), wineserver.FAMILY, FLOOR]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 
-from shmsync_tools.bench.contestants import Contestant
+from shmsync_tools.bench.contestants import Contestant, wineserver
 from shmsync_tools.bench.leftovers import fresh_name
 from shmsync_tools.bench.model import AbsentError, Case, Metric, Setup, Turn
 from shmsync_tools.bench.worker import Task
@@ -28,7 +28,10 @@ def case(
     taking_part = list(contestants)
     turns = {label(each): _if_present(each, turn(each)) for each in taking_part}
     notes = {label(each): each.remark for each in taking_part}
-    return Case(name, title, tuple(metrics), turns | dict(besides or {}), base, notes)
+    turns |= besides or {}
+    if wineserver.LABEL in turns:
+        notes[wineserver.LABEL] = wineserver.NOTE
+    return Case(name, title, tuple(metrics), turns, base, notes)
 
 
 def _if_present(contestant: Contestant, turn: Turn) -> Turn:

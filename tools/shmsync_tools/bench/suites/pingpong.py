@@ -14,6 +14,7 @@ from shmsync_tools.bench.contestants import (
     Ticket,
     floors,
     opened,
+    wineserver,
 )
 from shmsync_tools.bench.contestants.ours import Ours
 from shmsync_tools.bench.leftovers import fresh_name
@@ -138,6 +139,8 @@ def cases(setup: Setup) -> list[Case]:
             besides[FUTEX] = in_c(0)
             if len(set(places)) > 1:
                 besides[f"{FUTEX}, spinning"] = in_c(SPINS)
+        if selection.has(wineserver.FAMILY) and len(set(places)) > 1:
+            besides[wineserver.LABEL] = wineserver.rate_turn(sizes.seconds, RATE.name)
         playing = [e for e in selection.of(Kind.SEMAPHORE, Kind.EVENT) if not e.local]
         return case(name, title, [RATE], playing, turn, base=BASE, besides=besides, label=label)
 

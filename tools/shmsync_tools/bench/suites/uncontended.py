@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, Ticket, floors, opened
+from shmsync_tools.bench.contestants import (
+    FLOOR,
+    Contestant,
+    Kind,
+    Ticket,
+    floors,
+    opened,
+    wineserver,
+)
 from shmsync_tools.bench.measure import nanoseconds
 from shmsync_tools.bench.model import Case, Metric, Setup, Suite
 from shmsync_tools.bench.suites.common import alone, case, cores, pin
 from shmsync_tools.bench.worker import Conversation
 
 PAIR = Metric("ns", "ns", "time of the calls")
+#: The cases in which a wineserver stands beside the others, and what they are called there.
+IN_WINE = {"lock": "mutex", "semaphore": "semaphore", "event": "event"}
 BASE, EVENT_BASE = "mp.Lock", "mp.Event"
 
 
@@ -33,6 +43,8 @@ def cases(setup: Setup) -> list[Case]:
         besides = {}
         if setup.selection.has(FLOOR) and base == BASE:
             besides = floors.turns(setup.pool, sizes.loop_ms, sizes.patience, PAIR.name)
+        if setup.selection.has(wineserver.FAMILY) and name in IN_WINE:
+            besides[wineserver.LABEL] = wineserver.turn(IN_WINE[name], sizes.loop_ms, PAIR.name)
         turn = alone(setup, use, PAIR, sizes.loop_ms)
         return case(name, title, [PAIR], contestants, turn, base=base, besides=besides)
 

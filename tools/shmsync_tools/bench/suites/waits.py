@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import shmsync
-from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floors
+from shmsync_tools.bench.contestants import FLOOR, Contestant, Kind, floors, wineserver
 from shmsync_tools.bench.contestants.ours import Ours, new_namespace
 from shmsync_tools.bench.contestants.peers import Iceoryx2
 from shmsync_tools.bench.leftovers import fresh_name
@@ -124,6 +124,7 @@ def cases(setup: Setup) -> list[Case]:
             besides["eventfd, epoll"] = run(eventfd_any, "epoll", count)
         if selection.has(FLOOR):
             besides["C: eventfd, poll"] = floor_poll(setup, count)
+        besides |= in_wine(setup, f"any {count}")
         listening = [each for each in selection.of(Kind.EVENT) if each.family == "iceoryx2"]
         title = f"wait for any of {count}, of which the last is signaled"
         return case(
@@ -145,10 +146,18 @@ def cases(setup: Setup) -> list[Case]:
         for family, label in (("multiprocessing", "mp.Semaphore"), ("eventfd", "eventfd")):
             if selection.has(family):
                 besides[f"{label}, each"] = run(one_by_one, label, count)
+        besides |= in_wine(setup, f"all {count}")
         title = f"wait for all of {count}, which are signaled (others: one after the other)"
         return case(f"all-{count}", title, [ROUND], engines, turn, base=ALL_BASE, besides=besides)
 
     return [any_of(n) for n in sizes.wide] + [all_of(n) for n in sizes.wide]
+
+
+def in_wine(setup: Setup, name: str) -> dict[str, Turn]:
+    """The same on Windows' objects."""
+    if not setup.selection.has(wineserver.FAMILY):
+        return {}
+    return {wineserver.LABEL: wineserver.turn(name, setup.sizes.loop_ms, ROUND.name)}
 
 
 def floor_poll(setup: Setup, count: int) -> Turn:
@@ -172,7 +181,8 @@ def floor_poll(setup: Setup, count: int) -> Turn:
 SUITE = Suite(
     "waits",
     "Waits for any and for all of several",
-    "One worker on one core. No peer takes all or none: what stands beside wait-all takes one after"
-    " the other, and would keep the first ones if it had to sleep for the last.",
+    "One worker on one core. Only a wineserver takes all or none as we do: what else stands beside"
+    " wait-all takes one after the other, and would keep the first ones if it had to sleep for the"
+    " last.",
     cases,
 )
