@@ -22,7 +22,7 @@ fast = Extension(
 )
 
 setup(
-    cffi_modules=["native/build.py:plain", "native/build.py:traced"],
+    cffi_modules=[f"native/build.py:{variant}" for variant in ("plain", "traced", "bench")],
     ext_modules=[] if free_threaded else [fast],
     options={} if free_threaded else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cffi import FFI
@@ -11,9 +12,8 @@ from cffi import FFI
 NATIVE = Path("native")
 
 
-def module(name: str, seam: str, *api: str, own_sources: bool = False) -> FFI:
-    """A cffi module of all C sources, with the seam of one variant first on the include path."""
-    sources = [*NATIVE.glob("*.c"), *((NATIVE / seam).glob("*.c") if own_sources else ())]
+def module(name: str, sources: Iterable[Path], includes: Sequence[str], *api: str) -> FFI:
+    """A cffi module of these sources, with these folders of native/ first on the include path."""
     builder = FFI()
     for header in api:
         builder.cdef((NATIVE / header).read_text())
@@ -22,7 +22,7 @@ def module(name: str, seam: str, *api: str, own_sources: bool = False) -> FFI:
         "#include <stdint.h>\n" + "".join(f'#include "{header}"\n' for header in api),
         sources=sorted(map(str, sources)),
         depends=sorted(map(str, NATIVE.glob("**/*.h"))),
-        include_dirs=[str(NATIVE / seam), str(NATIVE)],
+        include_dirs=[*(str(NATIVE / folder) for folder in includes), str(NATIVE)],
         libraries=["rt"],  # shm_open, before glibc 2.34
         extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wextra", "-pthread"],
         extra_link_args=["-pthread"],
@@ -33,9 +33,16 @@ def module(name: str, seam: str, *api: str, own_sources: bool = False) -> FFI:
 
 def plain() -> FFI:
     """The production module: the seam's operations are the real ones."""
-    return module("shmsync._native", "plain", "api.h")
+    return module("shmsync._native", NATIVE.glob("*.c"), ["plain"], "api.h")
 
 
 def traced() -> FFI:
     """The same sources, with every operation on shared state a step: for tests and the lab only."""
-    return module("shmsync._traced", "traced", "api.h", "traced/trace_api.h", own_sources=True)
+    sources = [*NATIVE.glob("*.c"), *NATIVE.glob("traced/*.c")]
+    return module("shmsync._traced", sources, ["traced"], "api.h", "traced/trace_api.h")
+
+
+def bench() -> FFI:
+    """Loops that measure, with nothing of the production module in them: for the benchmark only."""
+    includes = ["plain", "bench"]
+    return module("shmsync._bench", NATIVE.glob("bench/*.c"), includes, "bench/bench_api.h")

@@ -31,6 +31,7 @@ examples:
   shmsync doctor                  can this machine run shmsync, and what should be known about it
   shmsync lab run F2 --engine fsync --trace
                                   a known failure, step by step; `shmsync lab --help`
+  shmsync bench run --quick       how fast it is here, beside others; `shmsync bench --help`
 
 exit status:
   0   done, or yes
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_ls, _add_show, _add_rm, _add_gc, _add_doctor, _add_lab):
+    for add in (_add_ls, _add_show, _add_rm, _add_gc, _add_doctor, _add_lab, _add_bench):
         add(commands)
     return parser
 
@@ -255,15 +256,18 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _add_lab(commands: Any) -> None:
+    _add_tool(commands, "lab", _lab, summary="every known failure on demand")
+
+
+def _add_bench(commands: Any) -> None:
+    _add_tool(commands, "bench", _bench, summary="how fast it is, beside what others do")
+
+
+def _add_tool(commands: Any, name: str, run: Any, *, summary: str) -> None:
     # Its arguments, and its help, are its own: no argument looks like an option to this parser.
-    parser = commands.add_parser(
-        "lab",
-        help="every known failure on demand",
-        add_help=False,
-        prefix_chars="\0",
-    )
+    parser = commands.add_parser(name, help=summary, add_help=False, prefix_chars="\0")
     parser.add_argument("arguments", nargs="*")
-    parser.set_defaults(run=_lab)
+    parser.set_defaults(run=run)
 
 
 def _indented(text: str) -> str:
@@ -630,16 +634,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return Exit.OK if report.ok else Exit.UNAVAILABLE
 
 
-# ---- lab -----------------------------------------------------------------------------------------
+# ---- lab and bench -------------------------------------------------------------------------------
 
 
 def _lab(arguments: argparse.Namespace) -> int:
     try:
         from shmsync_tools.lab.cli import main as lab
     except ImportError as error:
-        raise RefusedError(
-            Exit.UNAVAILABLE,
-            f"the lab is not installed ({error}); it is in shmsync's source, and comes with"
-            " `pip install` of that",
-        ) from None
+        raise _not_installed("lab", error) from None
     return lab(arguments.arguments)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    try:
+        from shmsync_tools.bench.cli import main as bench
+    except ImportError as error:
+        raise _not_installed("bench", error) from None
+    return bench(arguments.arguments)
+
+
+def _not_installed(name: str, error: ImportError) -> RefusedError:
+    return RefusedError(
+        Exit.UNAVAILABLE,
+        f"the {name} is not installed ({error}); it is in shmsync's source, and comes with"
+        " `pip install` of that",
+    )

@@ -12,7 +12,8 @@ import pytest
 
 from shmsync import engine
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n# (\w+\.py): .*?\n(.*?)```", README, re.DOTALL)
 
 
@@ -35,6 +36,7 @@ def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
         text=True,
         timeout=100,
         check=False,
+        cwd=ROOT,
     )
     readme = README
     if engine.by_name("ntsync").check() is None:  # it is run, then

@@ -80,9 +80,10 @@ def test_the_rules_of_the_objects_know_no_engine_futex_or_clock() -> None:
         assert includes(path) <= known, label(path)
 
 
-def test_only_tests_and_tools_import_the_traced_build() -> None:
+@pytest.mark.parametrize("module", ["_traced", "_bench"])
+def test_only_tests_and_tools_import(module: str) -> None:
     for path in SHMSYNC.rglob("*.py"):
-        assert not [name for name in imports(path) if "_traced" in name], label(path)
+        assert not [name for name in imports(path) if module in name], label(path)
 
 
 def test_the_package_imports_the_tools_in_the_command_line_only_and_late() -> None:

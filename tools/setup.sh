@@ -3,6 +3,7 @@
 #
 #     tools/setup.sh demo     what it takes to run shmsync
 #     tools/setup.sh test     and the test tools
+#     tools/setup.sh bench    and what the benchmark compares with
 #
 # The environment is .venv in the project's root, or $SHMSYNC_VENV. It is used again as long as what it was
 # made from has not changed. Python is the newest of python3.13 ... python3.11 and python3, or $PYTHON.
@@ -18,8 +19,9 @@ trap 'rm -f "$log"' EXIT
 case $kind in
 demo) target=. ;;
 test) target='.[test]' ;;
+bench) target='.[test,bench]' ;;
 *)
-    echo "usage: tools/setup.sh demo|test" >&2
+    echo "usage: tools/setup.sh demo|test|bench" >&2
     exit 64
     ;;
 esac
@@ -56,7 +58,7 @@ else
         lacks "the venv module of $version" "$version-venv" "$version"
 fi
 command -v gcc >/dev/null || lacks "gcc" "gcc libc6-dev" "gcc glibc-devel"
-if [ "$kind" = test ]; then
+if [ "$kind" != demo ]; then
     command -v unshare >/dev/null || lacks "unshare" "util-linux" "util-linux"
 fi
 
@@ -105,7 +107,7 @@ stamp() {
 
 built_module_is_current() {
     local module
-    for module in _native _traced; do
+    for module in _native _traced _bench; do
         module=$(compgen -G "$root/shmsync/$module*.so" | head -n 1)
         [ -n "$module" ] && [ -z "$(cd "$root" && sources -newer "$module")" ] || return
     done
@@ -113,8 +115,14 @@ built_module_is_current() {
 
 have=$(cat "$venv/shmsync.stamp" 2>/dev/null || true)
 want=$(stamp)
-# An environment for tests serves the demo too.
-if { [ "$have" = "$want" ] || [ "$have" = "test${want#demo}" ]; } && built_module_is_current &&
+# An environment for tests serves the demo too, and one for the benchmark both.
+serves() {
+    [ "$have" = "$want" ] && return
+    [ "$kind" = demo ] && [ "$have" = "test${want#demo}" ] && return
+    [ "$have" = "bench${want#"$kind"}" ]
+}
+
+if serves && built_module_is_current &&
     "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
@@ -124,5 +132,5 @@ rm -f "$venv/shmsync.stamp"
 step "a virtual environment" "$python" -m venv --clear "$venv"
 step "building and installing shmsync" \
     in_venv pip install --quiet --disable-pip-version-check --editable "$target"
-touch "$root"/shmsync/_native*.so
+touch "$root"/shmsync/_{native,traced,bench}*.so
 echo "$want" >"$venv/shmsync.stamp"
