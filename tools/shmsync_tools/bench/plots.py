@@ -80,16 +80,6 @@ def pyplot() -> Any:
     return found
 
 
-def save(run: Run, folder: Path) -> list[Path]:
-    """Both pictures, those that the run has the cases for."""
-    drawn = []
-    for name, draw in ((RATIOS, ratios), (SCALING, scaling)):
-        figure = draw(run)
-        if figure is not None:
-            drawn.append(write(figure, folder / name))
-    return drawn
-
-
 def write(figure: Any, path: Path) -> Path:
     """Writes a picture and lets go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

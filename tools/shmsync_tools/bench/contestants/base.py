@@ -33,7 +33,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Opened:
-    """A contestant in a process that uses it. ``calls`` is a whole round of use by one process."""
+    """A contestant in a process that uses it."""
 
     take: Call
     give: Call
