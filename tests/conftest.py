@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -38,7 +39,9 @@ def unique_name(word: str = "test") -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the markers."""
+    """Registers the markers, and lets Ctrl-C through, which a shell's background jobs ignore: what
+    the tests start would ignore it too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     remember_stderr()
     config.addinivalue_line("markers", "needs(flags, shows): what a test needs of an engine")
     config.addinivalue_line("markers", "in_segment(why): not for brokered engines")
