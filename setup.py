@@ -16,7 +16,7 @@ fast = Extension(
     depends=glob("native/*.h") + glob("native/plain/*.h"),
     include_dirs=["native/plain", "native"],
     define_macros=[("Py_LIMITED_API", "0x030b0000")],
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+    extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wextra"],
     py_limited_api=True,
     optional=True,  # shmsync.calls does the same through cffi
 )

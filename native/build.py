@@ -24,7 +24,7 @@ def module(name: str, sources: Iterable[Path], includes: Sequence[str], *api: st
         depends=sorted(map(str, NATIVE.glob("**/*.h"))),
         include_dirs=[*(str(NATIVE / folder) for folder in includes), str(NATIVE)],
         libraries=["rt"],  # shm_open, before glibc 2.34
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
+        extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wextra", "-pthread"],
         extra_link_args=["-pthread"],
         py_limited_api=True,
     )

@@ -1,8 +1,7 @@
 /* The ntsync engine: Linux's own /dev/ntsync, where there is one.
  *
  * An object is a file descriptor of the driver's, whose state the kernel keeps and changes; every call is one ioctl.
- * The numbers and structs are declared here, as the kernel's interface fixes them, since most machines have no header
- * for them. The owner of a mutex is our owner id; the driver takes any number but 0 for one.
+ * The owner of a mutex is our owner id; the driver takes any number but 0 for one.
  *
  *     kind          word0                                    word1
  *     semaphore     count when it was made                   maximum
@@ -16,57 +15,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "engine.h"
-
-struct nt_semaphore {
-    uint32_t count;
-    uint32_t maximum;
-};
-
-struct nt_mutex {
-    uint32_t owner;
-    uint32_t count;
-};
-
-struct nt_event {
-    uint32_t manual;
-    uint32_t signaled;
-};
-
-struct nt_wait {
-    uint64_t timeout;  /* absolute, CLOCK_MONOTONIC; ~0 never comes */
-    uint64_t objects;  /* address of the descriptors */
-    uint32_t count;
-    uint32_t index;    /* out */
-    uint32_t flags;
-    uint32_t owner;
-    uint32_t alert;    /* descriptor; 0: none */
-    uint32_t pad;
-};
-
-#define NT_CREATE_SEMAPHORE _IOW('N', 0x80, struct nt_semaphore)
-#define NT_SEMAPHORE_RELEASE _IOWR('N', 0x81, uint32_t)
-#define NT_WAIT_ANY _IOWR('N', 0x82, struct nt_wait)
-#define NT_WAIT_ALL _IOWR('N', 0x83, struct nt_wait)
-#define NT_CREATE_MUTEX _IOW('N', 0x84, struct nt_mutex)
-#define NT_MUTEX_UNLOCK _IOWR('N', 0x85, struct nt_mutex)
-#define NT_MUTEX_KILL _IOW('N', 0x86, uint32_t)
-#define NT_CREATE_EVENT _IOW('N', 0x87, struct nt_event)
-#define NT_EVENT_SET _IOR('N', 0x88, uint32_t)
-#define NT_EVENT_RESET _IOR('N', 0x89, uint32_t)
-#define NT_EVENT_PULSE _IOR('N', 0x8a, uint32_t)
-#define NT_SEMAPHORE_READ _IOR('N', 0x8b, struct nt_semaphore)
-#define NT_MUTEX_READ _IOR('N', 0x8c, struct nt_mutex)
-#define NT_EVENT_READ _IOR('N', 0x8d, struct nt_event)
-
-static int call(int fd, unsigned long request, void *argument)
-{
-    int rc = ioctl(fd, request, argument);
-    return rc < 0 ? -errno : rc;
-}
 
 /* ---- making and reading ---- */
 
@@ -111,10 +63,10 @@ static int ntsync_make(const struct ss_namespace *ns, const struct object *objec
     struct nt_event event = {.manual = kind == SS_MANUAL_EVENT, .signaled = word0};
 
     if (kind == SS_SEMAPHORE)
-        return call(ns->maker, NT_CREATE_SEMAPHORE, &semaphore);
+        return device_call(ns->maker, NT_CREATE_SEMAPHORE, &semaphore);
     if (kind == SS_MUTEX)
-        return call(ns->maker, NT_CREATE_MUTEX, &mutex);
-    return call(ns->maker, NT_CREATE_EVENT, &event);
+        return device_call(ns->maker, NT_CREATE_MUTEX, &mutex);
+    return device_call(ns->maker, NT_CREATE_EVENT, &event);
 }
 
 /* What can be known without asking the kernel: next to nothing. */
@@ -131,7 +83,7 @@ static bool ntsync_peek(const struct object *object, uint32_t kind, struct ss_st
 static int read_mutex(int fd, struct ss_state *state)
 {
     struct nt_mutex mutex = {0, 0};
-    int rc = call(fd, NT_MUTEX_READ, &mutex);
+    int rc = device_call(fd, NT_MUTEX_READ, &mutex);
 
     if (rc < 0 && rc != -EOWNERDEAD)
         return rc;
@@ -151,7 +103,10 @@ static int ntsync_read(struct ss_namespace *ns, struct object *object, uint32_t 
     *state = (struct ss_state){.kind = kind};
     if (kind == SS_MUTEX)
         return read_mutex(fd, state);
-    rc = kind == SS_SEMAPHORE ? call(fd, NT_SEMAPHORE_READ, &semaphore) : call(fd, NT_EVENT_READ, &event);
+    if (kind == SS_SEMAPHORE)
+        rc = device_call(fd, NT_SEMAPHORE_READ, &semaphore);
+    else
+        rc = device_call(fd, NT_EVENT_READ, &event);
     state->count = semaphore.count;
     state->maximum = semaphore.maximum;
     state->signaled = event.signaled;
@@ -162,7 +117,7 @@ static int ntsync_read(struct ss_namespace *ns, struct object *object, uint32_t 
 
 static int64_t ntsync_semaphore_release(struct ss_namespace *ns, struct object *object, uint32_t count)
 {
-    int rc = call(descriptor_of(ns, object), NT_SEMAPHORE_RELEASE, &count);
+    int rc = device_call(descriptor_of(ns, object), NT_SEMAPHORE_RELEASE, &count);
     return rc < 0 ? rc : (int64_t)count;
 }
 
@@ -174,7 +129,7 @@ static void drop_hint(struct object *object, uint32_t owner)
 static int64_t ntsync_mutex_unlock(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     struct nt_mutex mutex = {.owner = owner};
-    int rc = call(descriptor_of(ns, object), NT_MUTEX_UNLOCK, &mutex);
+    int rc = device_call(descriptor_of(ns, object), NT_MUTEX_UNLOCK, &mutex);
 
     if (rc < 0)
         return rc;
@@ -186,32 +141,33 @@ static int64_t ntsync_mutex_unlock(struct ss_namespace *ns, struct object *objec
 static int64_t ntsync_mutex_kill(struct ss_namespace *ns, struct object *object, uint32_t owner)
 {
     int fd = descriptor_of(ns, object);
-    int rc = fd < 0 ? 0 : call(fd, NT_MUTEX_KILL, &owner); /* a mutex that nobody has asked for is made as a free one */
+    int rc = 0; /* a mutex that nobody has asked for is made as a free one */
 
+    if (fd >= 0)
+        rc = device_call(fd, NT_MUTEX_KILL, &owner);
     drop_hint(object, owner);
     return rc;
 }
 
-static int64_t change_event(struct ss_namespace *ns, struct object *object, unsigned long request)
-{
-    uint32_t previous = 0;
-    int rc = call(descriptor_of(ns, object), request, &previous);
-    return rc < 0 ? rc : (int64_t)previous;
-}
-
 static int64_t ntsync_event_set(struct ss_namespace *ns, struct object *object)
 {
-    return change_event(ns, object, NT_EVENT_SET);
+    uint32_t previous = 0;
+    int rc = device_call(descriptor_of(ns, object), NT_EVENT_SET, &previous);
+    return rc < 0 ? rc : (int64_t)previous;
 }
 
 static int64_t ntsync_event_reset(struct ss_namespace *ns, struct object *object)
 {
-    return change_event(ns, object, NT_EVENT_RESET);
+    uint32_t previous = 0;
+    int rc = device_call(descriptor_of(ns, object), NT_EVENT_RESET, &previous);
+    return rc < 0 ? rc : (int64_t)previous;
 }
 
 static int64_t ntsync_event_pulse(struct ss_namespace *ns, struct object *object)
 {
-    return change_event(ns, object, NT_EVENT_PULSE);
+    uint32_t previous = 0;
+    int rc = device_call(descriptor_of(ns, object), NT_EVENT_PULSE, &previous);
+    return rc < 0 ? rc : (int64_t)previous;
 }
 
 /* ---- waiting ---- */
@@ -233,10 +189,9 @@ static void note_abandoned(struct wait *wait, uint32_t i)
         wait->abandoned |= 1ull << i;
 }
 
-static int wait_on(struct wait *wait, unsigned long request, struct nt_wait *arguments)
+/* Fills in what the driver is to be asked. */
+static int describe_wait(struct wait *wait, struct nt_wait *arguments, int32_t descriptors[SS_WAIT_MAX])
 {
-    int32_t descriptors[SS_WAIT_MAX];
-
     for (uint32_t i = 0; i < wait->count; i++)
         descriptors[i] = descriptor_of(wait->ns, wait->objects[i]);
     *arguments = (struct nt_wait){
@@ -251,14 +206,17 @@ static int wait_on(struct wait *wait, unsigned long request, struct nt_wait *arg
             return -ENOTRECOVERABLE;
         wait_publish(wait);
     }
-    return call(wait->ns->maker, request, arguments);
+    return 0;
 }
 
 static int ntsync_wait_any(struct wait *wait)
 {
+    int32_t descriptors[SS_WAIT_MAX];
     struct nt_wait arguments;
-    int rc = wait_on(wait, NT_WAIT_ANY, &arguments);
+    int rc = describe_wait(wait, &arguments, descriptors);
 
+    if (rc == 0)
+        rc = device_wait(wait->ns->maker, NT_WAIT_ANY, &arguments);
     if (rc < 0 && rc != -EOWNERDEAD)
         return rc;
     wait->index = arguments.index;
@@ -271,9 +229,12 @@ static int ntsync_wait_any(struct wait *wait)
 
 static int ntsync_wait_all(struct wait *wait)
 {
+    int32_t descriptors[SS_WAIT_MAX];
     struct nt_wait arguments;
-    int rc = wait_on(wait, NT_WAIT_ALL, &arguments);
+    int rc = describe_wait(wait, &arguments, descriptors);
 
+    if (rc == 0)
+        rc = device_wait(wait->ns->maker, NT_WAIT_ALL, &arguments);
     if (rc < 0 && rc != -EOWNERDEAD)
         return rc;
     wait->index = arguments.index;

@@ -38,8 +38,11 @@ def test_what_a_command_prints_is_what_stands_there(command: str) -> None:
         check=False,
         cwd=ROOT,
     )
+    readme = README
+    if engine.by_name("ntsync").check() is None:  # it is run, then
+        readme = README.replace("`ntsync` (recorded)", "`ntsync`")
     assert done.stdout
-    assert done.stdout in README, done.stderr
+    assert done.stdout in readme, done.stderr
 
 
 def test_the_two_programs_meet_by_name() -> None:

@@ -1,4 +1,4 @@
-/* The seam, part 1 of 5: loads, stores and read-modify-writes of shared words.
+/* The seam, part 1 of 6: loads, stores and read-modify-writes of shared words.
  *
  * A shared word has a type of its own, so that a plain access does not compile, and every operation
  * says its ordering in its name. This is the production variant: each operation is one C11-style

@@ -1,4 +1,4 @@
-/* The seam, part 4 of 5: time, absolute CLOCK_MONOTONIC nanoseconds everywhere below the Python API. The
+/* The seam, part 4 of 6: time, absolute CLOCK_MONOTONIC nanoseconds everywhere below the Python API. The
  * production variant: the kernel's clock.
  */
 #ifndef SS_CLOCK_H

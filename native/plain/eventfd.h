@@ -1,4 +1,4 @@
-/* The seam, part 5 of 5: counters that are file descriptors. The production variant: the kernel's eventfds.
+/* The seam, part 5 of 6: counters that are file descriptors. The production variant: the kernel's eventfds.
  *
  * An eventfd is readable while its counter is above 0. A read takes the whole counter (of a semaphore: 1 of it),
  * a write adds to it; neither blocks.

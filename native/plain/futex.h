@@ -1,4 +1,4 @@
-/* The seam, part 2 of 5: sleeping and waking. The production variant: the system calls themselves.
+/* The seam, part 2 of 6: sleeping and waking. The production variant: the system calls themselves.
  *
  * All functions return 0 or a positive count on success and -errno on failure. Deadlines are absolute
  * CLOCK_MONOTONIC times in nanoseconds; SS_FOREVER never comes. Words are shared between processes, so

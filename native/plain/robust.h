@@ -1,4 +1,4 @@
-/* The seam, part 3 of 5: robust process-shared mutexes. The production variant: pthread's.
+/* The seam, part 3 of 6: robust process-shared mutexes. The production variant: pthread's.
  *
  * A robust mutex tells the next locker that its holder died: EOWNERDEAD. The kernel does the telling, for
  * every way a thread can end (return, exec, kill -9), so it also serves as a sign of life: a thread that

@@ -25,6 +25,7 @@
 #include "handoff.h"
 
 static const struct fast_table *table;
+static const atomic_uint *registrations_ended; /* of the table */
 
 /* Of shmsync/calls.py. */
 static PyObject *timed_out, *acquired, *abandoned; /* Acquired */
@@ -36,6 +37,7 @@ struct core {
     PyObject_HEAD
     struct ss_handle *handle; /* Python owns it, beside this; NULL: not adopted yet */
     struct object *object;    /* of the handle; NULL: no fast path is known to fit it */
+    struct ss_namespace *ns;  /* of the handle, if there is an object: an exchange waits for all looks before it */
     char closed;
 };
 
@@ -51,6 +53,7 @@ static struct object *find_object(struct core *core)
 
     if (handle == NULL || core->closed || handle->ns->engine->id != SS_ENGINE_HANDOFF)
         return NULL;
+    core->ns = handle->ns;
     return core->object = segment_object(handle->ns, handle->index);
 }
 
@@ -60,7 +63,7 @@ static inline struct object *fast_object(struct core *core, uint32_t kind)
 {
     struct object *object = core->object != NULL ? core->object : find_object(core);
 
-    if (object == NULL || core->closed || core->handle->lost || segment_check(core->handle->ns) < 0)
+    if (object == NULL || core->closed || core->handle->lost || segment_check(core->ns) < 0)
         return NULL;
     return load32_relaxed(&object->kind) == kind && core->handle->kind == kind ? object : NULL;
 }
@@ -73,7 +76,7 @@ static inline uint32_t fast_owner(struct ss_namespace *ns)
         uint32_t id;
         uint32_t ended;
     } last __attribute__((tls_model("initial-exec")));
-    uint32_t ended = atomic_load_explicit(table->registrations_ended, memory_order_relaxed);
+    uint32_t ended = atomic_load_explicit(registrations_ended, memory_order_relaxed);
     struct registration *self;
 
     if (last.ns == ns && last.ended == ended)
@@ -232,7 +235,7 @@ static inline int take_fast(PyObject *self, uint32_t kind)
     if (object == NULL)
         return -EAGAIN;
     if (kind == SS_MUTEX) {
-        owner = fast_owner(core_of(self)->handle->ns);
+        owner = fast_owner(core_of(self)->ns);
         if (owner == 0)
             return -EAGAIN;
     }
@@ -345,7 +348,7 @@ static PyObject *mutex_release(PyObject *self, PyObject *unused)
 
     (void)unused;
     if (object != NULL) /* an owner of 0 is refused there */
-        result = try_change(object, SS_MUTEX, (struct change){UNLOCK, fast_owner(core_of(self)->handle->ns)});
+        result = try_change(object, SS_MUTEX, (struct change){UNLOCK, fast_owner(core_of(self)->ns)});
     if (result == 1)
         wake_barger(object);
     return result < 0 ? mutex_release_slow(self) : PyLong_FromLongLong(result);
@@ -538,12 +541,17 @@ static struct ss_handle *member_of(PyObject *handle)
 
 static bool fill_in(struct ss_wait *wait, PyObject *handles, Py_ssize_t count)
 {
+    PyTypeObject *known = NULL; /* most are of one class, which need not be looked at again */
+
     if (count < 1 || count > SS_WAIT_MAX)
         return false;
     for (Py_ssize_t i = 0; i < count; i++) {
-        wait->handles[i] = member_of(PyTuple_GetItem(handles, i));
+        PyObject *handle = PyTuple_GetItem(handles, i);
+
+        wait->handles[i] = Py_TYPE(handle) == known ? core_of(handle)->handle : member_of(handle);
         if (wait->handles[i] == NULL)
             return false;
+        known = Py_TYPE(handle);
     }
     return true;
 }
@@ -776,6 +784,7 @@ static int find_table(PyObject *calls)
             PyErr_SetString(PyExc_ImportError, "shmsync._fast and shmsync._native are of two builds");
         return -1;
     }
+    registrations_ended = table->registrations_ended;
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* The seam, part 1 of 5, traced: see plain/atomic.h for what the operations are. */
+/* The seam, part 1 of 6, traced: see plain/atomic.h for what the operations are. */
 #ifndef SS_ATOMIC_H
 #define SS_ATOMIC_H
 

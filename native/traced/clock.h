@@ -1,4 +1,4 @@
-/* The seam, part 4 of 5, traced: under a scheduler time stands still, so that runs repeat exactly. A deadline that
+/* The seam, part 4 of 6, traced: under a scheduler time stands still, so that runs repeat exactly. A deadline that
  * can come is then a choice of the scheduler's, not of the clock's; for the thread whose call's deadline has come it
  * is as late as that. */
 #ifndef SS_CLOCK_H

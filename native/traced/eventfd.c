@@ -112,7 +112,7 @@ static int poll_outside(const struct step_site *site, struct eventfd_look *looks
     step_begin(site, first, false);
     while ((readable = look(looks, count)) == 0 && real_now_ns() < deadline_ns)
         real_yield();
-    step_note(site, SCHED_STEP, first, *first, *first, readable);
+    step_note(site, SCHED_STEP, first, count, (uint64_t)readable, readable);
     return readable;
 }
 
@@ -127,10 +127,13 @@ int step_poll(const struct step_site *site, struct eventfd_look *looks, uint32_t
     for (uint32_t i = 0; i < count; i++)
         sleeps[i].word = (const shared32 *)(const void *)eventfd_counter(looks[i].fd);
     for (;;) {
+        bool over;
+
         sched_await_any(site, sleeps, count, deadline_ns);
         readable = look(looks, count);
-        step_note(site, SCHED_STEP, first, *first, *first, readable);
-        if (readable > 0 || woken == -ETIMEDOUT || deadline_ns <= sched_now_ns())
+        over = readable > 0 || woken == -ETIMEDOUT || deadline_ns <= sched_now_ns();
+        step_note(site, SCHED_STEP, first, count, (uint64_t)readable, over ? readable : -EAGAIN);
+        if (over)
             return readable;
         woken = sched_doze();
     }

@@ -1,4 +1,4 @@
-/* The seam, part 5 of 5, traced: see plain/eventfd.h for what the operations are. A descriptor is a number that only
+/* The seam, part 5 of 6, traced: see plain/eventfd.h for what the operations are. A descriptor is a number that only
  * eventfd.c knows, and its counter a word of this process. */
 #ifndef SS_EVENTFD_H
 #define SS_EVENTFD_H

@@ -1,4 +1,4 @@
-/* The seam, part 2 of 5, traced: see plain/futex.h for what the operations are. */
+/* The seam, part 2 of 6, traced: see plain/futex.h for what the operations are. */
 #ifndef SS_FUTEX_H
 #define SS_FUTEX_H
 

@@ -1,4 +1,4 @@
-/* The seam, part 3 of 5, traced: see plain/robust.h for what the operations are. */
+/* The seam, part 3 of 6, traced: see plain/robust.h for what the operations are. */
 #ifndef SS_ROBUST_H
 #define SS_ROBUST_H
 

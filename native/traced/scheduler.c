@@ -20,12 +20,15 @@
 #include "scheduler.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
+#include "device.h"
 #include "engine.h"
 #include "eventfd.h"
 #include "futex.h"
@@ -161,7 +164,7 @@ static int64_t call_abandon(const struct sched_op *op)
     if (result < 0)
         return result;
     segment->engine->peek(object, handle->kind, &state);
-    result = segment->engine->mutex_kill(segment, object, state.owner);
+    result = state.owner == 0 ? -EPERM : segment->engine->mutex_kill(segment, object, state.owner);
     gate_unlock(segment);
     return result;
 }
@@ -331,6 +334,22 @@ void sched_await_any(const struct step_site *site, const struct futex_sleep *sle
     memcpy(self->sleeps, sleeps, count * sizeof *sleeps);
     self->deadline_ns = deadline_ns;
     sched_await(site, sleeps[0].word, false);
+}
+
+void sched_await_device(const struct step_site *site, const void *address, uint64_t deadline_ns)
+{
+    struct thread *self = &threads[running - 1];
+
+    self->sleep_count = 1;
+    self->sleeps[0].word = (const shared32 *)(const void *)&device_state;
+    self->deadline_ns = deadline_ns;
+    sched_await(site, address, true);
+}
+
+void sched_returned(uint32_t thread)
+{
+    if (threads[thread].state == SCHED_SLEEPING && threads[thread].woken == INT_MIN)
+        threads[thread].woken = 0;
 }
 
 int sched_doze(void)
@@ -532,6 +551,7 @@ int sched_grant(uint32_t number, uint32_t kind)
         running = number + 1;
         step_note(NULL, SCHED_KILL, NULL, 0, 0, 0);
         running = 0;
+        device_leave(number);
         mutexes_of_dead(thread);
     } else {
         if (kind != SCHED_STEP) {
@@ -544,6 +564,7 @@ int sched_grant(uint32_t number, uint32_t kind)
         }
         resume(number);
     }
+    device_settle();
     resume_woken();
     return 0;
 }
@@ -578,10 +599,35 @@ int sched_result(uint32_t number, uint32_t op, struct sched_result *out)
     return 0;
 }
 
+/* What the kernel knows of an object, as two words like those of fsync. */
+static void words_in_the_kernel(uint32_t index, uint32_t words[2])
+{
+    struct ss_state state;
+
+    sched_state(index, &state);
+    words[0] = state.kind == SS_MUTEX ? state.owner : state.count + state.signaled;
+    words[1] = state.kind == SS_MUTEX ? state.count : state.maximum;
+    if (state.abandoned)
+        words[0] = UINT32_MAX;
+}
+
 void sched_words(uint32_t index, uint32_t words[2])
 {
+    if (segment->engine->open_device != NULL) {
+        words_in_the_kernel(index, words);
+        return;
+    }
     words[0] = segment_object(segment, index)->word0.word_;
     words[1] = segment_object(segment, index)->word1.word_;
+}
+
+uint64_t sched_counter(uint32_t index)
+{
+    const uint64_t *counter = NULL;
+
+    if (segment->descriptors != NULL)
+        counter = eventfd_counter(descriptor_of(segment, segment_object(segment, index)));
+    return counter == NULL ? UINT64_MAX : *counter;
 }
 
 void sched_state(uint32_t index, struct ss_state *out)
@@ -623,10 +669,15 @@ static bool looks_at_several(const struct thread *thread)
     return thread->site->op == STEP_SLEEP || thread->site->op == STEP_POLL;
 }
 
+static bool calls_the_driver(const struct thread *thread)
+{
+    return thread->site->op == STEP_IOCTL || thread->site->op == STEP_WAIT;
+}
+
 /* Of a thread before a step: does it write its word of the history? */
 static bool ends_something(const struct thread *thread)
 {
-    return thread->site == &returns || looks_at_several(thread);
+    return thread->site == &returns || thread->site->op == STEP_WAIT || looks_at_several(thread);
 }
 
 uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHED_MAX])
@@ -650,6 +701,8 @@ uint32_t sched_touched(uint32_t number, uint32_t kind, struct touched out[TOUCHE
     } else if (kind == SCHED_TIMEOUT || (kind == SCHED_STEP && looks_at_several(thread))) {
         for (uint32_t i = 0; i < thread->sleep_count; i++)
             out[count++] = (struct touched){thread->sleeps[i].word, false};
+    } else if (kind == SCHED_STEP && calls_the_driver(thread)) {
+        out[count++] = (struct touched){&device_state, thread->writes};
     } else if ((kind == SCHED_STEP || kind == SCHED_SLICE) && thread->address != NULL) {
         out[count++] = (struct touched){thread->address, thread->writes && kind == SCHED_STEP};
     }
@@ -703,11 +756,46 @@ int sched_program(uint32_t number, const struct sched_op *ops, uint32_t count)
     return 0;
 }
 
+/* Objects that the kernel keeps are made again, as the segment's words say, under the descriptors that they had. */
+static void renew_objects(void)
+{
+    uint32_t end = segment_control(segment)->objects_fresh.word_;
+
+    for (uint32_t i = 0; segment->engine->open_device != NULL && i < end; i++) {
+        const struct object *object = segment_object(segment, i);
+        int old = descriptor_of(segment, object);
+        int made;
+
+        if (old < 0)
+            continue;
+        made = segment->engine->make(segment, object, object->kind.word_);
+        if (made < 0 || dup3(made, old, O_CLOEXEC) < 0)
+            abort();
+        close(made);
+    }
+}
+
+static void forget_waits(void)
+{
+    for (uint32_t i = 0; i < STEP_THREADS_MAX; i++)
+        device_leave(i);
+}
+
 /* Calls that were cut short will never leave. */
 static void reset_handles(void)
 {
     for (struct ss_handle *handle = segment->handles; handle != NULL; handle = handle->next)
         atomic_store(&handle->state, atomic_load(&handle->state) & HANDLE_CLOSED);
+}
+
+static void to_the_beginning(void)
+{
+    forget_waits();
+    forget_registrations();
+    memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
+    eventfd_restore();
+    renew_objects();
+    reset_handles();
 }
 
 /* Registration is a dozen steps behind the gate, and multiplies the schedules of what comes after. */
@@ -742,6 +830,7 @@ int sched_visit(void)
     }
     running = 0;
     free_running = false;
+    device_settle();
     for (uint32_t t = 0; t < thread_count && rc >= 0; t++)
         rc += threads[t].state == SCHED_SLEEPING && threads[t].woken != INT_MIN;
     return rc;
@@ -750,10 +839,7 @@ int sched_visit(void)
 /* Back to the beginning of the program: every thread before its first step. */
 void sched_restart(void)
 {
-    forget_registrations();
-    memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
-    eventfd_restore();
-    reset_handles();
+    to_the_beginning();
     mutex_count = event_count = 0;
     for (uint32_t i = 0; i < thread_count; i++) {
         struct thread *thread = &threads[i];
@@ -778,10 +864,7 @@ void sched_restart(void)
 /* Leaves the segment as it was before the program. */
 void sched_end(void)
 {
-    forget_registrations();
-    memcpy(segment->base, snapshot, (size_t)segment->geometry.size);
-    eventfd_restore();
-    reset_handles();
+    to_the_beginning();
     free(snapshot);
     snapshot = NULL;
     thread_count = 0;
@@ -809,14 +892,21 @@ static uint64_t mix_queue(uint64_t digest, const struct queue *queue)
     return mix(digest, &queue->last, sizeof queue->last);
 }
 
-/* The state of the protocol of handoff. Fsync has none: how its threads have left their slots makes no difference to
- * what comes. */
+/* The state of the protocol of handoff, and both halves of esync's objects. Fsync has neither: how its threads have
+ * left their slots makes no difference to what comes. */
 static uint64_t mix_protocol(uint64_t digest)
 {
     const struct control *control = segment_control(segment);
     uint32_t threads_end = control->threads_fresh.word_;
     uint32_t objects_end = control->objects_fresh.word_;
 
+    for (uint32_t i = 0; segment->engine->id == SS_ENGINE_ESYNC && i < objects_end; i++) {
+        uint64_t counter = sched_counter(i);
+        uint32_t words[2];
+
+        sched_words(i, words);
+        digest = mix(mix(digest, words, sizeof words), &counter, sizeof counter);
+    }
     if (segment->engine->id != SS_ENGINE_HANDOFF)
         return digest;
     digest = mix(digest, &control->pulsing, sizeof control->pulsing);

@@ -26,6 +26,9 @@ int sched_sleep(const struct step_site *site, const struct futex_sleep *sleeps, 
 void sched_await_any(const struct step_site *site, const struct futex_sleep *sleeps, uint32_t count,
                      uint64_t deadline_ns);
 int sched_doze(void);
+/* Stands before a wait in the driver; and its wait, in which it dozes, has returned (device.c). */
+void sched_await_device(const struct step_site *site, const void *address, uint64_t deadline_ns);
+void sched_returned(uint32_t thread);
 int sched_wake(const void *word, int count);
 int sched_trylock(robust_mutex *m);
 int sched_lock_for(robust_mutex *m);

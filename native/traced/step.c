@@ -8,6 +8,7 @@
 
 #include "scheduler.h"
 
+#include "device.h"
 #include "engine.h"
 #include "eventfd.h"
 #include "futex.h"
@@ -15,7 +16,7 @@
 
 static const char *const op_names[] = {
     "load",   "store",      "swap", "cas",   "or",   "sleep",   "wake", "yield", "init", "trylock", "lock",
-    "unlock", "consistent", "read", "write", "poll", "history",
+    "unlock", "consistent", "read", "write", "poll", "ioctl", "wait", "history",
 };
 
 struct record {
@@ -311,14 +312,18 @@ static int name_slot(char *out, uint32_t size, const char *prefix, const char *s
                     field_at(structure, offset % slot_size));
 }
 
-/* A word that is in no segment: the counter behind an object's descriptor, or nothing that we know. */
+/* What is in no segment: what an object's descriptor stands for, or nothing that we know. */
 static int name_outside(const struct ss_namespace *ns, uint64_t address, char *out, uint32_t size)
 {
     uint32_t end = segment_control(ns)->objects_fresh.word_;
 
     for (uint32_t i = 0; ns->descriptors != NULL && i < end; i++) {
-        if (address == (uint64_t)(uintptr_t)eventfd_counter(descriptor_of(ns, segment_object(ns, i))))
+        int fd = descriptor_of(ns, segment_object(ns, i));
+
+        if (address == (uint64_t)(uintptr_t)eventfd_counter(fd))
             return snprintf(out, size, "object %u eventfd", i);
+        if (address == (uint64_t)(uintptr_t)device_object(fd))
+            return snprintf(out, size, "object %u device", i);
     }
     return snprintf(out, size, "private");
 }

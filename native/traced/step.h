@@ -26,6 +26,8 @@ enum step_op {
     STEP_READ,
     STEP_WRITE,
     STEP_POLL,
+    STEP_IOCTL,
+    STEP_WAIT,    /* an ioctl that may sleep */
     STEP_HISTORY, /* no access at all: a call begins or has returned, or its thread ends (scheduler.c) */
 };
 

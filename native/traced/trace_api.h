@@ -11,9 +11,10 @@ struct step_view {
     const char *text;        /* the word as the source calls it */
     const char *op_name;
     uint64_t address;
-    uint64_t old;            /* before; of a sleep: what was expected */
-    uint64_t now;            /* after */
-    int64_t result;          /* of a compare-and-swap: 1 if it swapped; of the others what they returned */
+    uint64_t old;            /* before; of a sleep: what was expected; of a poll: how many counters */
+    uint64_t now;            /* after; of a poll: how many of them can be read */
+    int64_t result;          /* of a compare-and-swap: 1 if it swapped; of the others what they returned; of a poll
+                              * that sleeps now: -EAGAIN */
 };
 
 /* Steps are counted from 0 for each process. The process kills itself before step `number`. */
@@ -114,6 +115,8 @@ int sched_result(uint32_t thread, uint32_t op, struct sched_result *out);
 /* The two words of an object, its state as the engine reads them (kind SS_FREE: there is no such object), and the
  * owner id of a registered thread (0: it is not registered). */
 void sched_words(uint32_t index, uint32_t words[2]);
+/* The counter behind an object's descriptor; UINT64_MAX, which no counter reaches: it has none. */
+uint64_t sched_counter(uint32_t index);
 void sched_state(uint32_t index, struct ss_state *out);
 uint32_t sched_owner_id(uint32_t thread);
 uint32_t sched_events(void);

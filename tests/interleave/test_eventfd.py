@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
+from shmsync_tools.lab.schedules import outcomes
 from shmsync_tools.stage import (
     SOME_TIME,
     Stage,
     State,
+    abandon,
     clear,
     pulse,
     release,
@@ -27,13 +31,13 @@ def test_a_poll_sleeps_until_a_write_and_looks_again() -> None:
         stage.start()
         assert a.run() is State.SLEEPING
         b.until("write", "S.eventfd")
-        assert stage.words()["S"] == (100, 1), "the slot says that there is a token already"
+        assert stage.words()["S"] == (100, 1, 0), "the slot says that there is a token already"
         assert a.state is State.SLEEPING
         b.step()
         assert a.pending
         assert (a.pending.op, a.pending.word) == ("poll", "S.eventfd")
         a.finish()
-        assert (stage.words()["S"], stage.states()["S"].count) == ((100, 0), 0)
+        assert (stage.words()["S"], stage.states()["S"].count) == ((100, 0, 0), 0)
         assert [step.op for step in stage.trace if step.word == "S.eventfd"] == [
             "poll",
             "write",
@@ -77,6 +81,29 @@ def test_a_restart_brings_the_counters_back() -> None:
             assert stage.states()["S"].count == 0
             stage.restart()
         assert stage.states()["S"].count == 2
+
+
+def test_endings_that_differ_only_in_a_counter_are_told_apart() -> None:
+    with Stage("esync") as stage:
+        x = stage.event("X", signaled=True)
+        threads = [stage.thread(f"S{i}", set_(x)) for i in (1, 2)]
+        threads.append(stage.thread("C", clear(x)))
+        stage.start()
+        ends = set()
+        for _ in outcomes(stage):
+            if [each.results[0].code for each in threads] == [1, 1, 1]:
+                ends.add(stage.words()["X"])
+        assert ends == {(0, 0, 0), (0, 0, 1), (0, 0, 2)}, "the reset comes last, and reads too soon"
+
+
+@pytest.mark.parametrize("name", ["fsync", "esync", "handoff"])
+def test_nobody_cannot_be_declared_dead(name: str) -> None:
+    with Stage(name) as stage:
+        m = stage.mutex("M")
+        k = stage.thread("K", abandon(m), wait(m, timeout=0))
+        stage.start()
+        k.finish()
+        assert [(each.code, each.abandoned) for each in k.results] == [(-errno.EPERM, 0), (0, 0)]
 
 
 def test_a_roll_back_gives_all_to_the_wrong_object() -> None:

@@ -68,7 +68,7 @@ def test_an_entry_is_told_in_sentences(number: int) -> None:
 
 
 def test_every_entry_has_a_scenario_for_every_engine() -> None:
-    assert {"handoff", "fsync"} <= set(matrix.lab_engines()) <= set(engines())
+    assert {"handoff", "fsync", "esync"} <= set(matrix.lab_engines()) <= set(engines())
     wanted = {(number, name) for number in CATALOGUE for name in matrix.lab_engines()}
     assert matrix.all_scenarios().keys() == wanted
 
@@ -156,7 +156,11 @@ def test_show_tells_an_entry(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "shmsync lab run F7 --engine fsync --trace" in told
     assert "forced: " in told
     assert cli.main(["lab", "show", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["scenarios"][0]["engines"] == ["fsync", "handoff"]
+    assert json.loads(capsys.readouterr().out)["scenarios"][0]["engines"] == [
+        "fsync",
+        "esync",
+        "handoff",
+    ]
 
 
 def test_run_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shmsync_tools.lab import matrix, report
 from shmsync_tools.lab.catalogue import CATALOGUE
+from shmsync_tools.lab.matrix import scenario_of
 from shmsync_tools.lab.report_timeline import circle, endings, hanging, marks
 from shmsync_tools.lab.scenario import Finding, Run, Scenario, ScriptedStage, Verdict
 from shmsync_tools.stage import SOME_TIME, State, clear, set_, unlock, wait
@@ -291,7 +292,7 @@ def test_a_thread_hangs_too_if_the_finding_says_that_it_sleeps(runs: list[Run]) 
     def said(seen: str, verdict: Verdict = Verdict.OCCURS) -> set[str]:
         finding = Finding(verdict, seen, "")
         steps = tuple(step for step in runs[0].steps if step.thread != "A")
-        gone = dict.fromkeys(runs[0].objects, (0, 0))
+        gone: dict[str, tuple[int, ...]] = dict.fromkeys(runs[0].objects, (0, 0))
         steps = (*steps[:-1], dataclasses.replace(steps[-1], words=gone))
         return hanging(dataclasses.replace(runs[0], finding=finding, steps=steps))
 
@@ -331,6 +332,18 @@ def test_a_wake_of_a_threads_own_word_wakes_it() -> None:
         "store X: 0 cq -> 0",
     }
     assert hanging(run) == set()
+
+
+def test_a_write_wakes_all_who_poll() -> None:
+    run = scenario_of(28, "esync").run("esync")
+    lines = list(marks(run))
+    write = next(line for line in lines if line.text.startswith("write S"))
+    assert write.text == "write S fd: 0 -> 1 (W1, W2, W3, W4, W5)"
+    assert set(lines[lines.index(write) - 1].lanes[:5]) == {"asleep"}
+    assert set(write.lanes[:5]) == {"on"}
+    again = [line for line in lines[lines.index(write) :] if line.text.startswith("poll S")]
+    assert [line.text for line in again] == ["poll S fd: ready"] + ["poll S fd: sleeps"] * 4
+    assert not any(line.failed for line in again)
 
 
 def test_words_that_no_step_has_changed_are_told(runs: list[Run]) -> None:
@@ -425,7 +438,7 @@ def test_nothing_sticks_out_at_any_width(
 ) -> None:
     many = [
         dataclasses.replace(run, engine=engine)
-        for engine in ("fsync", "esync", "ntsync", "handoff")
+        for engine in ("fsync", "another", "yet-another", "handoff")
         for run in runs
         if run.engine == "fsync"
     ]

@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 from shmsync_tools.lab import trace
-from shmsync_tools.lab.matrix import all_scenarios, scenario_of
+from shmsync_tools.lab.matrix import all_scenarios, scenario_of, usable_engines
 from shmsync_tools.lab.scenario import Finding, Run, Verdict
 from shmsync_tools.stage import Step
 
 #: Remade with SHMSYNC_REWRITE=1 in the environment; then look at the difference.
 KEPT = Path(__file__).with_name("F2.trace.txt")
 KEPT_HANDOFF = KEPT.with_name("F2.handoff.trace.txt")
+KEPT_ESYNC = KEPT.with_name("F8.esync.trace.txt")
 README = Path(trace.__file__).with_name("README.md")
 
-ON_A_STAGE = sorted(key for key, scenario in all_scenarios().items() if scenario.stage)
+ON_A_STAGE = sorted(
+    key
+    for key, scenario in all_scenarios().items()
+    if scenario.stage and key[1] in usable_engines()
+)
 
 
 def rendered(number: int, *, all_steps: bool = False) -> list[str]:
@@ -30,9 +35,12 @@ def step_lines(lines: list[str]) -> list[str]:
     return [line for line in lines if re.match(r" {0,3}\d+  ", line)]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("fsync", KEPT), ("handoff", KEPT_HANDOFF)])
-def test_the_trace_of_the_lost_wake_up_is_as_kept(name: str, kept: Path) -> None:
-    text = trace.render(scenario_of(2, name).run(name)) + "\n"
+@pytest.mark.parametrize(
+    ("number", "name", "kept"),
+    [(2, "fsync", KEPT), (2, "handoff", KEPT_HANDOFF), (8, "esync", KEPT_ESYNC)],
+)
+def test_the_trace_is_as_kept(number: int, name: str, kept: Path) -> None:
+    text = trace.render(scenario_of(number, name).run(name)) + "\n"
     if os.environ.get("SHMSYNC_REWRITE"):
         kept.write_text(text)
     assert text == kept.read_text()
@@ -173,6 +181,64 @@ def test_steps_of_handoff_in_words(
     assert reader.is_shown(0) == (word != "thread 5 word")
 
 
+@pytest.mark.parametrize(
+    ("op", "word", "old", "now", "result", "told"),
+    [
+        ("load", "M.word0", 65536, 65536, 0, "load M owner: A"),
+        ("store", "M.word1", 1, 0, 0, "store M count: 1 -> 0"),
+        ("cas", "S.word1", 2, 1, 1, "cas S count: 2 -> 1"),
+        ("cas", "S.word1", 0, 2**32 - 1, 1, "cas S count: 0 -> -1"),
+        ("cas", "E.word1", 1, 1, 0, "cas E lock fails: 1"),
+        ("swap", "E.word0", 0, 1, 1, "swap E slot: 0 -> 1"),
+        ("read", "S.eventfd", 2, 1, 1, "read S fd: 2 -> 1"),
+        ("read", "M.eventfd", 0, 0, 0, "read M fd fails: 0"),
+        ("write", "M.eventfd", 0, 1, 1, "write M fd: 0 -> 1"),
+        ("write", "S.eventfd", 2**64 - 2, 2**64 - 2, 0, "write S fd fails: 2^64-2"),
+        ("poll", "M.eventfd", 1, 1, 1, "poll M fd: ready"),
+        ("poll", "M.eventfd", 1, 0, 0, "poll M fd: not ready"),
+        ("poll", "M.eventfd", 1, 0, -11, "poll M fd: sleeps"),
+        ("poll", "M.eventfd", 2, 1, 1, "poll M fd, ...: 1 of 2 ready"),
+        ("poll", "M.eventfd", 2, 0, -11, "poll M fd, ...: sleeps"),
+        ("load", "S.word0", 4, 4, 0, "load S maximum: 4"),
+    ],
+)
+def test_steps_of_esync_in_words(
+    op: str, word: str, old: int, now: int, result: int, told: str
+) -> None:
+    objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
+    words: dict[str, tuple[int, ...]] = {"M": (0, 0, 1), "S": (4, 1, 1), "E": (0, 0, 0)}
+    step = Step("A", 0, op, word, "", old, now, result, "", words)
+    reader = trace.Reader(made_up(step, engine="esync", objects=objects, before=words))
+    assert reader.step(step) == told
+    assert reader.is_shown(0) == (word != "S.word0")
+    name, _, part = word.partition(".")
+    at = ("word0", "word1", "eventfd").index(part)
+    assert reader.found(0)[name][at] == (words[name][at] if op == "poll" else old)
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "result", "call", "told"),
+    [
+        ("ioctl", "NT_EVENT_SET", 0, "E.set()", "set E"),
+        ("ioctl", "NT_EVENT_PULSE", 0, "E.pulse()", "pulse E"),
+        ("ioctl", "NT_MUTEX_UNLOCK", -1, "M.release()", "unlock E: EPERM"),
+        ("wait", "NT_WAIT_ANY", 0, "wait_any(E)", "wait any E"),
+        ("wait", "NT_WAIT_ANY", -11, "wait_any(E, S, timeout=t)", "wait any E, S: sleeps"),
+        ("wait", "NT_WAIT_ALL", -110, "wait_all(E, S, timeout=0)", "wait all E, S: ETIMEDOUT"),
+        ("wait", "NT_WAIT_ANY", 1, "signal_and_wait(S, E, alert=M)", "wait any E, M"),
+    ],
+)
+def test_steps_of_ntsync_in_words(op: str, text: str, result: int, call: str, told: str) -> None:
+    objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
+    before: dict[str, tuple[int, ...]] = {"M": (0, 0), "S": (1, 4), "E": (0, 0)}
+    step = Step("A", 0, op, "E.device", text, 0, 0, result, "", before | {"E": (1, 0)})
+    run = made_up(step, engine="ntsync", objects=objects, before=before)
+    reader = trace.Reader(replace(run, threads={"A": (call,)}))
+    assert reader.step(step) == told
+    assert reader.is_shown(0)
+    assert reader.found(0) == before
+
+
 def test_what_the_holder_of_the_gate_reads_is_hidden() -> None:
     def step(op: str, word: str, thread: str = "A") -> Step:
         return Step(thread, 0, op, word, "", 0, 0, 0, "", {"M": (0, 0), "S": (1, 0)})
@@ -213,6 +279,18 @@ def test_words_in_words() -> None:
         "abandoned",
     ]
     assert handoff.words("M", (0, 14 << 28)) == "abandoned cq"
+    objects = {"M": "mutex", "S": "semaphore", "E": "manual event"}
+    esync = trace.Reader(made_up(engine="esync", objects=objects))
+    assert esync.words("S", (5, 2, 3)) == "2/5 (3)"
+    assert esync.words("S", (5, 2**32 - 2, 0)) == "-2/5 (0)"
+    assert [esync.words("E", words) for words in ((1, 0, 0), (0, 1, 2**64 - 2))] == [
+        "1 (0)",
+        "0 l (2^64-2)",
+    ]
+    assert [esync.words("M", words) for words in ((0, 0, 1), (65536, 2, 0))] == [
+        "free (1)",
+        "A x2 (0)",
+    ]
     other = trace.Reader(made_up(engine="another"))
     assert other.words("M", (65536, 31)) == "10000.1f"
 

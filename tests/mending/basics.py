@@ -46,6 +46,12 @@ class Everything:
         return [self.mutex, self.semaphore, self.auto, self.manual]
 
 
+def is_free(stage: Stage, mutex: Object) -> bool:
+    """Is it nobody's, and not abandoned?"""
+    state = stage.states()[mutex.name]
+    return (state.owner, state.count, state.abandoned) == (None, 0, False)
+
+
 def alone(stage: Stage) -> bool:
     """One thread, on objects that nobody else wants."""
     it = Everything(stage, signaled=True)
@@ -59,7 +65,7 @@ def alone(stage: Stage) -> bool:
         a.state is State.DONE
         and codes[:8] == [0, 0, 0, 0, 0, TIMED_OUT, TIMED_OUT, 0]
         and codes[8:12] == [0, -errno.EOVERFLOW, 1, TIMED_OUT]
-        and stage.words()["M"] == (0, 0)
+        and is_free(stage, it.mutex)
     )
 
 
@@ -69,8 +75,12 @@ def at_once(stage: Stage) -> bool:
     a = stage.thread("A", wait(*it.all(), all=True))
     stage.start()
     a.run()
-    taken = [stage.words()[each.name][0] for each in it.all()]
-    return a.state is State.DONE and taken[0] != 0 and taken[1:] == [0, 0, 1]
+    found = stage.states()
+    return (
+        a.state is State.DONE
+        and (found["M"].owner, found["M"].count) == (a.number, 1)
+        and (found["S"].count, found["X"].signaled, found["E"].signaled) == (0, False, True)
+    )
 
 
 def after_a_sleep(stage: Stage, number: int, *, all_of_them: bool) -> bool:
@@ -102,7 +112,7 @@ def after_a_release(stage: Stage, *, all_of_them: bool) -> bool:
     slept = w.state is State.SLEEPING
     o.run()
     w.run()
-    return slept and w.state is State.DONE and stage.words()["M"] == (0, 0)
+    return slept and w.state is State.DONE and is_free(stage, it.mutex)
 
 
 def after_a_death(stage: Stage) -> bool:
@@ -131,7 +141,7 @@ def pulsed(stage: Stage) -> bool:
     p.until("yield")
     w.run()
     p.run()
-    return w.state is State.DONE and stage.words()["E"][0] == 0
+    return w.state is State.DONE and not stage.states()["E"].signaled
 
 
 def complaints(engine: str) -> Iterator[str]:

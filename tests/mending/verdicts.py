@@ -1,6 +1,6 @@
-"""``python -m tests.mending.verdicts MODULE [NUMBER ...]``: runs scenarios of the lab for the
-engine fsync on a traced module that is not the installed one, and prints as JSON the verdicts, and
-what does not work any more."""
+"""``python -m tests.mending.verdicts MODULE ENGINE [NUMBER ...]``: runs scenarios of the lab for an
+engine on a traced module that is not the installed one, and prints as JSON the verdicts, and what
+does not work any more."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import json
 import pkgutil
 import sys
 from collections.abc import Iterator
-
-ENGINE = "fsync"
 
 
 def put_in_place(path: str) -> None:
@@ -24,7 +22,7 @@ def put_in_place(path: str) -> None:
     sys.modules["shmsync._traced"] = module
 
 
-def verdicts(numbers: set[int]) -> Iterator[tuple[int, dict[str, str]]]:
+def verdicts(wanted: str, numbers: set[int]) -> Iterator[tuple[int, dict[str, str]]]:
     """Each entry's verdict, and what was seen."""
     from shmsync_tools.lab.scenario import SCENARIOS
 
@@ -32,7 +30,7 @@ def verdicts(numbers: set[int]) -> Iterator[tuple[int, dict[str, str]]]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for (number, engine), scenario in sorted(SCENARIOS.items()):
-        if engine != ENGINE or (numbers and number not in numbers):
+        if engine != wanted or (numbers and number not in numbers):
             continue
         try:
             finding = scenario.run(engine).finding
@@ -48,8 +46,8 @@ if __name__ == "__main__":
     print(
         json.dumps(
             {
-                "verdicts": dict(verdicts(set(map(int, sys.argv[2:])))),
-                "complaints": list(complaints(ENGINE)),
+                "verdicts": dict(verdicts(sys.argv[2], set(map(int, sys.argv[3:])))),
+                "complaints": list(complaints(sys.argv[2])),
             }
         )
     )

@@ -105,11 +105,13 @@ class Workshop:
         _run([*command, *map(str, objects.values()), *self._libraries])
         return module
 
-    def report(self, name: str, numbers: Iterable[int], mend: Mend | None = None) -> Report:
-        """What the lab says of these entries, with the module built for it; of all entries, if
-        there are no numbers."""
+    def report(
+        self, name: str, engine: str, numbers: Iterable[int], mend: Mend | None = None
+    ) -> Report:
+        """What the lab says of these entries on an engine, with the module built for it; of all
+        entries, if there are no numbers."""
         module = self.build(name, mend)
-        command = [sys.executable, "-m", "tests.mending.verdicts", str(module)]
+        command = [sys.executable, "-m", "tests.mending.verdicts", str(module), engine]
         found = json.loads(_run([*command, *map(str, numbers)]))
         verdicts = {int(number): Verdict(**each) for number, each in found["verdicts"].items()}
         return Report(verdicts, found["complaints"])

@@ -16,6 +16,7 @@ which goes when the stage is closed. One stage at a time: the scheduler is one p
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,13 @@ FOREVER = 2**64 - 1
 #: A deadline that can come at any time the scheduler says.
 SOME_TIME = 2**63
 STEPS_MAX = 10_000
+#: What stands for the counter of an object that has none.
+NO_COUNTER = 2**64 - 1
+#: Steps on the counter behind an object's descriptor, and calls of a driver on what is behind it.
+ON_A_COUNTER = frozenset({"read", "write", "poll"})
+ON_A_DEVICE = frozenset({"ioctl", "wait"})
+#: What they are taken on. All others: on a word.
+PARTS = dict.fromkeys(ON_A_COUNTER, "eventfd") | dict.fromkeys(ON_A_DEVICE, "device")
 
 
 class State(IntEnum):
@@ -168,7 +176,7 @@ def end() -> Call:
 class Step:
     """One step that was taken: by whom, what, on which word, from which value to which, where in
     the source. ``op`` is "load", "cas", "sleep", ..., or "timeout", "relook" or "kill". ``words``
-    are the two words of every object after it."""
+    are those of every object after it."""
 
     thread: str
     call: int
@@ -179,7 +187,16 @@ class Step:
     now: int
     result: int
     place: str
-    words: dict[str, tuple[int, int]]
+    words: dict[str, tuple[int, ...]]
+
+
+def sleeps(step: Step) -> bool:
+    """Is it a step in which the thread falls asleep?"""
+    return (step.op, step.result) in {
+        ("sleep", 0),
+        ("poll", -errno.EAGAIN),
+        ("wait", -errno.EAGAIN),
+    }
 
 
 @dataclass(frozen=True)
@@ -283,9 +300,11 @@ class Thread:
         self.stage.grant(self, Grant.KILL)
 
     def until(self, op: str, word: Object | str | None = None, *, times: int = 1) -> None:
-        """Grants steps until it stands before a step of that kind (on that object's first word, or
-        on the word of that name), for the nth time. Raises ``AssertionError`` if it never does."""
-        name = f"{word.name}.word0" if isinstance(word, Object) else word
+        """Grants steps until it stands before a step of that kind (on that object's first word or
+        what its descriptor stands for, or on the word of that name), for the nth time. Raises
+        ``AssertionError`` if it never does."""
+        part = PARTS.get(op, "word0")
+        name = f"{word.name}.{part}" if isinstance(word, Object) else word
 
         def is_there(pending: Pending) -> bool:
             return pending.op == op and name in (None, pending.word)
@@ -350,7 +369,7 @@ class Stage:
         self.threads: list[Thread] = []
         self.trace: list[Step] = []
         #: The objects' words and states before the first step.
-        self.first_words: dict[str, tuple[int, int]] = {}
+        self.first_words: dict[str, tuple[int, ...]] = {}
         self.first_states: dict[str, ObjectState] = {}
         self._started = False
         self._names: dict[int, str] = {}
@@ -489,13 +508,14 @@ class Stage:
 
     # ---- looking ----
 
-    def words(self) -> dict[str, tuple[int, int]]:
-        """The two words of every object, by name."""
+    def words(self) -> dict[str, tuple[int, ...]]:
+        """The two words of every object, and the counter of its eventfd if it has one, by name."""
         raw = ffi.new("uint32_t[2]")
         found = {}
         for each in self.objects:
             lib.sched_words(each.slot, raw)
-            found[each.name] = (int(raw[0]), int(raw[1]))
+            counter = int(lib.sched_counter(each.slot))
+            found[each.name] = (int(raw[0]), int(raw[1]), *([counter] * (counter != NO_COUNTER)))
         return found
 
     def states(self) -> dict[str, ObjectState]:

@@ -4,7 +4,7 @@
 # run_in_uml COMMAND...: ends the script with the command's status. The root is mounted read-only, which is the guest's
 # word alone, under a layer that is thrown away; it writes to its job's directory and to what --rw names.
 run_in_uml() {
-    local vm status=0 out err
+    local vm status=0 out err end
     vm_job=$(mktemp -d "${TMPDIR:-/tmp}/shmsync-uml.XXXXXX")
     trap 'rm -rf "$vm_job"' EXIT
     write_command "$vm_job/command" "$@"
@@ -22,10 +22,13 @@ run_in_uml() {
     out=$!
     tail -c +1 -s 0.1 -f --pid="$vm" "$vm_job/err" >&2 2>/dev/null &
     err=$!
+    end_of_uml "$vm" "$vm_job/status" >/dev/null 2>&1 &
+    end=$!
     while kill -0 "$vm" 2>/dev/null; do # a signal that is trapped ends a wait early
         wait "$vm"
         status=$?
     done
+    kill "$end" 2>/dev/null
     wait "$out" "$err"
     [ -z "$vm_log" ] || cp "$vm_job/console" "$vm_log"
     if [ -s "$vm_job/status" ]; then
@@ -41,6 +44,14 @@ run_in_uml() {
     say "the guest ended without a result (status $status)"
     tail -n 15 "$vm_job/console" >&2
     exit 125
+}
+
+# end_of_uml PID FILE: ends a guest that does not power off by itself once it has written its status, as happens now and
+# then.
+end_of_uml() {
+    until [ -s "$2" ]; do sleep 0.5; done
+    sleep 3
+    kill "$1"
 }
 
 # Its first process: guest-init's twin, with the host's programs and hostfs.

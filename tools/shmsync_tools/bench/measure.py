@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
-from types import FunctionType
 
 from shmsync_tools.bench.model import HangError
 from shmsync_tools.bench.worker import Fd
@@ -27,53 +26,38 @@ PARTS = 5
 # ---- loops ---------------------------------------------------------------------------------------
 
 
-def _time_none(times: int) -> int:
-    begin = time.perf_counter_ns()
-    for _ in repeat(None, times):
-        pass
-    return time.perf_counter_ns() - begin
+def _loop(calls: Sequence[Call], thing: object) -> Callable[[int], int]:
+    """A loop around some calls, which gives the ns that so many rounds of it take. A method of the
+    thing is called as programs call it, with the look-up of its name. (Made anew each time: the
+    interpreter adapts a loop's code to what it calls.)"""
+    names = {"thing": thing, "repeat": repeat, "now": time.perf_counter_ns}
+    body = ["pass"]
+    for i, call in enumerate(calls):
+        method = getattr(call, "__name__", "")
+        names[f"call_{i}"] = call
+        is_written_out = thing is not None and getattr(thing, method, None) == call
+        body.append(f"thing.{method}()" if is_written_out else f"call_{i}()")
+    lines = "".join(f"        {line}\n" for line in body)
+    source = f"def loop(times, {', '.join(f'{name}={name}' for name in names)}):\n"
+    source += (
+        f"    begin = now()\n    for _ in repeat(None, times):\n{lines}    return now() - begin\n"
+    )
+    exec(source, names)
+    loop: Callable[[int], int] = names["loop"]  # type: ignore[assignment]
+    return loop
 
 
-def _time_one(times: int, first: Call) -> int:
-    begin = time.perf_counter_ns()
-    for _ in repeat(None, times):
-        first()
-    return time.perf_counter_ns() - begin
-
-
-def _time_two(times: int, first: Call, second: Call) -> int:
-    begin = time.perf_counter_ns()
-    for _ in repeat(None, times):
-        first()
-        second()
-    return time.perf_counter_ns() - begin
-
-
-def _time_three(times: int, first: Call, second: Call, third: Call) -> int:
-    begin = time.perf_counter_ns()
-    for _ in repeat(None, times):
-        first()
-        second()
-        third()
-    return time.perf_counter_ns() - begin
-
-
-# A loop for each number of calls: another loop inside would cost as much as the calls.
-_LOOPS: tuple[Callable[..., int], ...] = (_time_none, _time_one, _time_two, _time_three)
-
-
-def nanoseconds(calls: Sequence[Call], loop_ms: float) -> float:
-    """Of one to three calls, one after the other: the median of some loops of about that length
-    together. What the loop itself takes is subtracted."""
-    # A copy of the loop: the interpreter adapts its code to what it calls.
-    code = _LOOPS[len(calls)].__code__
-    loop: Callable[..., int] = FunctionType(code.replace(), globals())
-    times, took = 1, loop(1, *calls)
+def nanoseconds(calls: Sequence[Call], loop_ms: float, thing: object = None) -> float:
+    """Of some calls, one after the other: the median of some loops of about that length together.
+    What the loop itself takes is subtracted. ``thing``: what they are methods of, if a program
+    would call them so."""
+    empty, loop = _loop((), None), _loop(calls, thing)
+    times, took = 1, loop(1)
     while took < loop_ms * 1e6 / PARTS / 2:
         times *= 2
-        took = loop(times, *calls)
+        took = loop(times)
     times = max(1, round(times * loop_ms * 1e6 / PARTS / took))
-    parts = (loop(times, *calls) - _time_none(times) for _ in range(PARTS))
+    parts = (loop(times) - empty(times) for _ in range(PARTS))
     return max(statistics.median(parts), 0) / times
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from shmsync.cli import Exit, Parser, RefusedError, add_command, add_json, print_json
 from shmsync.engine import by_name, engines
-from shmsync_tools.lab import matrix, trace
+from shmsync_tools.lab import matrix, record, trace
 from shmsync_tools.lab.catalogue import CATALOGUE, Entry
+from shmsync_tools.lab.record import Record
 from shmsync_tools.lab.scenario import Run, Scenario
 
 WIDTH = 100
@@ -50,11 +51,14 @@ how to read a trace:
     swap X: 0 -> 1      it changed X to 1 and learned that it was 0
     sleep while X is 0  it sleeps in the kernel until somebody wakes the sleepers of X
     wake X: 2           it woke two sleepers of X; they go on when it is their turn
+    read X fd: 1 -> 0   it took what X's eventfd had; write: it added to it, and woke who polls it
+    poll X fd: sleeps   it sleeps until there is something to read; "ready": there is
     = took X, = was 1   its call returned; "was" is the state before, which set() and others return
   Words: an event's is 0 or 1; a semaphore's 2/4 is two tokens of at most four; a mutex's A x2 means
   owned twice by A. Of handoff, c behind a word: somebody is at it, inside the gate; q: somebody may
-  be queued. Lines with -- say what the script does next. Steps that touch no object (such
-  as publishing what a thread waits on) are left out without --all-steps; their numbers are missing.
+  be queued. Of esync, (1) behind a slot: what its eventfd counts; l: its spin lock is taken.
+  Lines with -- say what the script does next. Steps that touch no object (such as publishing what a
+  thread waits on) are left out without --all-steps; their numbers are missing.
 
 examples:
   shmsync lab run F2
@@ -162,12 +166,17 @@ def _add_matrix(commands: Any) -> None:
         "  cannot occur          it was tried; below the table stands how that was checked\n"
         "  prevented by the API  the call that would cause it was made and was refused\n"
         "  not reproduced        something was run, but not that; below the table stands why\n"
+        "  not available here    the engine does not work on this machine; the last lines say why\n"
         "\n"
-        "The exit status is 0 if every scenario could be run, 1 if one broke off.",
+        "A column can be written to a file, and stand in the matrix on another machine. The exit\n"
+        "status is 0 if every scenario could be run, 1 if one broke off or answers otherwise than\n"
+        "in the record that it is compared with.",
         epilog="examples:\n"
         "  shmsync lab matrix\n"
         "  shmsync lab matrix --short\n"
         "  shmsync lab matrix --engine fsync\n"
+        "  shmsync lab matrix --with-record tests/data/ntsync-lab.json\n"
+        "  tools/vm/run -- python -m shmsync lab matrix --compare tests/data/ntsync-lab.json\n"
         "  shmsync lab matrix --json | jq -r '.entries[]"
         ' | select(.cells.fsync.verdict == "occurs") | .title\'\n',
     )
@@ -175,6 +184,22 @@ def _add_matrix(commands: Any) -> None:
         "--short",
         action="store_true",
         help="only which entries have which verdict, as a Markdown table",
+    )
+    records = parser.add_mutually_exclusive_group()
+    records.add_argument(
+        "--with-record",
+        metavar="FILE",
+        type=Path,
+        help="if the engine of that record does not work here, its column is the record's",
+    )
+    records.add_argument(
+        "--record", metavar="FILE", type=Path, help="write the column of one --engine to a file"
+    )
+    records.add_argument(
+        "--compare",
+        metavar="FILE",
+        type=Path,
+        help="run the engine of that record, and print what is otherwise; nothing if all is equal",
     )
     _add_engine(parser)
     add_json(parser)
@@ -324,27 +349,81 @@ def _progress_ends() -> None:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _fill(arguments: argparse.Namespace) -> list[matrix.Cell]:
-    cells = matrix.fill(_engines(arguments), progress=_progress)
+def _fill(names: Sequence[str]) -> list[matrix.Cell]:
+    cells = matrix.fill(names, progress=_progress)
     _progress_ends()
     return cells
 
 
 def _matrix(arguments: argparse.Namespace) -> int:
-    cells = _fill(arguments)
-    if arguments.json:
+    if arguments.compare:
+        return _compare(arguments)
+    records = [_load(arguments.with_record)] if arguments.with_record else []
+    cells = _columns(arguments, records)
+    if arguments.record:
+        _write_record(cells, arguments.record)
+    elif arguments.json:
         print_json(matrix.as_json(cells))
     elif arguments.short:
         print(matrix.short_table(cells))
     else:
         print(matrix.table(cells))
-    return Exit.OK if all(cell.run for cell in cells) else Exit.NO
+    return Exit.NO if any(cell.problem for cell in cells) else Exit.OK
+
+
+def _columns(arguments: argparse.Namespace, records: Sequence[Record]) -> list[matrix.Cell]:
+    """All cells: of engines that work here, and if all are wanted of those that do not."""
+    asked: list[str] = arguments.engine or [ALL]
+    recorded = {each.engine for each in records}
+    wanted = matrix.lab_engines() if ALL in asked else list(dict.fromkeys(asked))
+    usable = matrix.usable_engines()
+    absent = [name for name in wanted if name not in usable and (ALL in asked or name in recorded)]
+    if ALL in asked or set(wanted) - set(absent):
+        arguments.engine = [name for name in asked if name not in absent]
+        cells = _fill(_engines(arguments))
+    else:
+        cells = []
+    for name in absent:
+        cells += matrix.fill_absent(name, records)
+    return cells
+
+
+def _load(path: Path) -> Record:
+    try:
+        return record.load(path)
+    except record.BadRecordError as error:
+        raise RefusedError(Exit.USAGE, str(error)) from None
+
+
+def _record_of(engine: str, cells: Sequence[matrix.Cell]) -> Record:
+    return record.here(engine, {each.number: each.answer for each in cells if each.answer})
+
+
+def _write_record(cells: Sequence[matrix.Cell], path: Path) -> None:
+    names = {cell.engine for cell in cells}
+    if len(names) != 1 or not all(cell.run for cell in cells):
+        raise RefusedError(Exit.USAGE, "a record has one engine's answer to every entry: --engine")
+    record.write(_record_of(names.pop(), cells), path)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    old = _load(arguments.compare)
+    arguments.engine = [old.engine]
+    new = _record_of(old.engine, _fill(_engines(arguments)))
+    found = list(record.differences(old, new))
+    for line in found:
+        print(line)
+    print(
+        f"{old.engine} on Linux {new.kernel}: {len(found)} differences from what was {old.origin}",
+        file=sys.stderr,
+    )
+    return Exit.NO if found else Exit.OK
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from shmsync_tools.lab import report
 
-    cells = _fill(arguments)
+    cells = _fill(_engines(arguments))
     report.write([cell.run for cell in cells if cell.run], arguments.output)
     for cell in cells:
         if not cell.run:

@@ -8,16 +8,20 @@ import pkgutil
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from shmsync.engine import engines
 from shmsync_tools.lab import scenarios
 from shmsync_tools.lab.catalogue import CATALOGUE
+from shmsync_tools.lab.record import Answer, Record
 from shmsync_tools.lab.scenario import SCENARIOS, Run, Scenario, Verdict
 
 WIDTH = 100
+FAILED = "FAILED"
+#: What a cell says of an engine that does not work on this machine.
+ABSENT = "not available here"
 
 
 class NoScenarioError(Exception):
@@ -26,17 +30,35 @@ class NoScenarioError(Exception):
 
 @dataclass(frozen=True)
 class Cell:
-    """One engine's answer to one entry. ``problem`` says why there is none, if ``run`` is None."""
+    """One engine's answer to one entry: a run's, or one of a ``record``. If there is none,
+    ``problem`` says why the run broke off, or ``absent`` why the engine does not work here."""
 
     number: int
     engine: str
     run: Run | None
     problem: str = ""
+    absent: str = ""
+    record: Record | None = None
+
+    @property
+    def answer(self) -> Answer | None:
+        """What was found, if anything was."""
+        if self.record is not None:
+            return self.record.answers[self.number]
+        if self.run is None:
+            return None
+        finding, forced = self.run.finding, SCENARIOS[self.number, self.engine].forced
+        return Answer(finding.verdict.value, finding.seen, finding.nt, forced)
+
+    @property
+    def word(self) -> str:
+        """The verdict, or what stands for one, in the matrix's words."""
+        return self.answer.verdict if self.answer else ABSENT if self.absent else FAILED
 
     @property
     def text(self) -> str:
-        """The verdict, in the matrix's words."""
-        return self.run.finding.verdict.value if self.run else f"FAILED: {self.problem}"
+        """The same, with the problem if there is one."""
+        return f"{self.word}: {self.problem}" if self.problem else self.word
 
 
 @cache
@@ -79,6 +101,13 @@ def fill(
     return cells
 
 
+def fill_absent(name: str, records: Sequence[Record] = ()) -> list[Cell]:
+    """The column of an engine that does not work here: from its record if there is one."""
+    record = next((each for each in records if each.engine == name), None)
+    reason = engines()[name].check() or ""
+    return [Cell(number, name, None, "", reason, record) for number in CATALOGUE]
+
+
 def _cell(number: int, engine: str) -> Cell:
     try:
         return Cell(number, engine, scenario_of(number, engine).run(engine))
@@ -96,15 +125,16 @@ def table(cells: Sequence[Cell]) -> str:
     names = list(dict.fromkeys(cell.engine for cell in cells))
     found = {(cell.number, cell.engine): cell for cell in cells}
     title_width = max(len(entry.title) for entry in CATALOGUE.values())
-    widths = {name: max(len(name), *map(len, _texts(cells, name))) for name in names}
-    heads = "  ".join(name.ljust(widths[name]) for name in names)
+    titles = {name: name + _mark(cells, name) for name in names}
+    widths = {name: max(map(len, [titles[name], *_words(cells, name)])) for name in names}
+    heads = "  ".join(titles[name].ljust(widths[name]) for name in names)
     lines = [f"{'':4} {'':{title_width}}  {heads}".rstrip()]
     chapter = ""
     for number, entry in CATALOGUE.items():
         if entry.chapter != chapter:
             chapter = entry.chapter
             lines += ["", f"{chapter}"]
-        row = "  ".join(_short(found[number, name]).ljust(widths[name]) for name in names)
+        row = "  ".join(found[number, name].word.ljust(widths[name]) for name in names)
         lines.append(f"F{number:<3} {entry.title:{title_width}}  {row}".rstrip())
     return "\n".join([*lines, "", *_reasons(cells), "", *_sums(cells, names)])
 
@@ -113,12 +143,12 @@ def short_table(cells: Sequence[Cell]) -> str:
     """Which entries have which verdict, a column for each engine, as Markdown."""
     names = list(dict.fromkeys(cell.engine for cell in cells))
     lines = [
-        "| | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "| | " + " | ".join(f"`{name}`{_mark(cells, name)}" for name in names) + " |",
         "|---|" + "---|" * len(names),
     ]
     for text in _order():
         columns = [
-            ranges([cell.number for cell in cells if cell.engine == name and _short(cell) == text])
+            ranges([cell.number for cell in cells if cell.engine == name and cell.word == text])
             for name in names
         ]
         if any(columns):
@@ -137,12 +167,23 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"F{r[0]}" + (f"-F{r[-1]}" if len(r) > 1 else "") for r in runs)
 
 
-def _short(cell: Cell) -> str:
-    return cell.text if cell.run else "FAILED"
+def _words(cells: Iterable[Cell], engine: str) -> list[str]:
+    return [cell.word for cell in cells if cell.engine == engine]
 
 
-def _texts(cells: Iterable[Cell], engine: str) -> list[str]:
-    return [_short(cell) for cell in cells if cell.engine == engine]
+def _mark(cells: Iterable[Cell], engine: str) -> str:
+    """What stands behind the name of an engine that was not run here."""
+    return " (recorded)" if any(cell.record for cell in cells if cell.engine == engine) else ""
+
+
+def origins(cells: Iterable[Cell]) -> dict[str, str]:
+    """Why engines have not been run, and what stands in their columns instead."""
+    told = {}
+    for cell in cells:
+        if cell.absent:
+            instead = f"{cell.record.origin}; " if cell.record else ""
+            told[cell.engine] = f"{instead}{ABSENT}: {cell.absent}"
+    return told
 
 
 def _reasons(cells: Iterable[Cell]) -> list[str]:
@@ -150,14 +191,13 @@ def _reasons(cells: Iterable[Cell]) -> list[str]:
     forced."""
     lines = ["how that was checked, or why not:"]
     for cell in cells:
-        if cell.run is None:
+        answer = cell.answer
+        if cell.problem:
             lines += _wrapped(f"F{cell.number} {cell.engine} {cell.text}")
-            continue
-        forced = SCENARIOS[cell.number, cell.engine].forced
-        if cell.run.finding.verdict is not Verdict.OCCURS:
-            lines += _wrapped(f"F{cell.number} {cell.engine} {cell.text}: {cell.run.finding.seen}")
-        elif forced:
-            lines += _wrapped(f"F{cell.number} {cell.engine} {cell.text}, forced: {forced}")
+        elif answer and answer.verdict != Verdict.OCCURS.value:
+            lines += _wrapped(f"F{cell.number} {cell.engine} {cell.text}: {answer.seen}")
+        elif answer and answer.forced:
+            lines += _wrapped(f"F{cell.number} {cell.engine} {cell.text}, forced: {answer.forced}")
     return lines
 
 
@@ -169,15 +209,17 @@ def _wrapped(text: str) -> list[str]:
 
 def _sums(cells: Sequence[Cell], names: Sequence[str]) -> list[str]:
     lines = []
+    for name, origin in origins(cells).items():
+        lines += _wrapped(f"{name} {origin}")
     for name in names:
-        counts = Counter(_texts(cells, name))
+        counts = Counter(_words(cells, name))
         sums = ", ".join(f"{counts[text]} {text}" for text in _order() if counts[text])
         lines.append(f"{name}: {sums}")
     return lines
 
 
 def _order() -> list[str]:
-    return [*(verdict.value for verdict in Verdict), "FAILED"]
+    return [*(verdict.value for verdict in Verdict), FAILED, ABSENT]
 
 
 # ---- as JSON ----
@@ -187,6 +229,7 @@ def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
     """The matrix, for programs."""
     return {
         "engines": list(dict.fromkeys(cell.engine for cell in cells)),
+        "not run": origins(cells),
         "entries": [
             {
                 "number": number,
@@ -201,13 +244,6 @@ def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
-    if cell.run is None:
-        return {"verdict": None, "problem": cell.problem}
-    finding = cell.run.finding
-    forced = SCENARIOS[cell.number, cell.engine].forced
-    return {
-        "verdict": finding.verdict.value,
-        "seen": finding.seen,
-        "nt": finding.nt,
-        "forced": forced,
-    }
+    if cell.answer is None:
+        return {"verdict": None, "problem": cell.problem or cell.text}
+    return asdict(cell.answer) | ({"recorded": cell.record.origin} if cell.record else {})

@@ -292,6 +292,10 @@ is hatched until then</dd>
 <dt><code>wake X: 2 (B, C)</code></dt><dd>wakes those who sleep on X; triangles mark them</dd>
 <dt><code>cas B's wait: waiting → served</code>, <code>wake B</code></dt><dd>handoff: B is told that
 it has what it waits for, and is woken; it sleeps on a word of its own</dd>
+<dt><code>read X fd: 1 → 0</code>, <code>write X fd: 0 → 1</code></dt><dd>esync: takes what the
+counter of X's eventfd has, or adds to it, which wakes all who poll it</dd>
+<dt><code>poll X fd, ...: sleeps</code></dt><dd>esync: sleeps until one of these counters is above
+0, and looks again</dd>
 <dt><code>⇒ took X</code></dt><dd>what the call that began above has returned</dd>
 <dt><b class="hangs">hangs</b></dt><dd>a lane that is hatched in this colour to the end: a thread
 that sleeps though it should go on</dd>
@@ -299,7 +303,8 @@ that sleeps though it should go on</dd>
 <dt>beside the steps</dt><dd>the words of each object after the step, bold where it changed them:
 1 or 0 for an event that is set or not, <code>2/5</code> for a semaphore's count and maximum,
 <code>A x1</code> for a mutex that A owns and has counted once; behind a word of handoff
-<code>c</code>: somebody is at it, inside the gate, and <code>q</code>: somebody may be queued</dd>
+<code>c</code>: somebody is at it, inside the gate, and <code>q</code>: somebody may be queued;
+behind a slot of esync <code>(1)</code>: what its eventfd counts, and <code>l</code>: locked</dd>
 </dl>
 <p>What the script does, and why, is said between the steps. Steps that touch no object's state are
 folded, and so are rounds of a loop that only repeat the first.</p>

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from shmsync_tools.lab.scenario import Run, Verdict
 from shmsync_tools.lab.trace import Reader
 from shmsync_tools.lab.words import words_of
-from shmsync_tools.stage import Step
+from shmsync_tools.stage import Step, sleeps
 
 #: The longest round of a loop that is looked for, and how many repeated steps are worth folding.
 LAP_MAX, FOLD_MIN = 60, 15
 
-Words = dict[str, tuple[int, int]]
+Words = dict[str, tuple[int, ...]]
 Lanes = tuple[str, ...]
 
 
@@ -63,8 +63,9 @@ def marks(run: Run) -> Iterator[Mark]:
         yield from _between(run, i, lanes)
         if again and i == again.start:
             times = f"{len(again) // lap} times more" if len(again) >= 2 * lap else "once more"
-            yield Mark("again", f"The same {lap} steps, {times}", lanes=lanes)
-        yield from _forged(reader, before, step, lanes)
+            round_ = "step" if lap == 1 else f"{lap} steps"
+            yield Mark("again", f"The same {round_}, {times}", lanes=lanes)
+        yield from _forged(reader, before, i, lanes)
         if (step.thread, step.call) not in called and step.op != "kill":
             called.add((step.thread, step.call))
             text = run.threads[step.thread][step.call]
@@ -77,7 +78,7 @@ def marks(run: Run) -> Iterator[Mark]:
 def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: bool) -> Mark:
     step = reader.run.steps[number]
     threads = list(reader.run.threads)
-    found = reader.found(step)
+    found = reader.found(number)
     changed = {name for name, words in step.words.items() if words != found[name]}
     return Mark(
         step.op if step.op in ("timeout", "relook", "kill") else "step",
@@ -85,7 +86,9 @@ def _step(reader: Reader, number: int, lanes: Lanes, woken: list[str], folded: b
         threads.index(step.thread),
         number=number + 1,
         dull=folded or not (changed or reader.is_shown(number)),
-        failed=(step.op == "cas" and not step.result) or (step.op == "sleep" and step.result < 0),
+        failed=(step.op in ("cas", "read", "write") and not step.result)
+        or (step.op in ("sleep", "ioctl", "wait") and step.result < 0 and not sleeps(step))
+        or (step.op == "poll" and step.now < step.old and step.result >= 0),
         place=step.place,
         lanes=lanes,
         woken=tuple(threads.index(name) for name in woken),
@@ -105,9 +108,9 @@ def _between(run: Run, number: int, lanes: Lanes) -> Iterator[Mark]:
             yield Mark("note", note.text, lanes=lanes)
 
 
-def _forged(reader: Reader, before: Words, step: Step, lanes: Lanes) -> Iterator[Mark]:
+def _forged(reader: Reader, before: Words, number: int, lanes: Lanes) -> Iterator[Mark]:
     """Words that have changed between two steps, and so by none of them."""
-    for name, words in reader.found(step).items():
+    for name, words in reader.found(number).items():
         if words != before[name]:
             old, new = reader.words(name, before[name]), reader.words(name, words)
             yield Mark("forged", f"{name} is overwritten: {old} → {new}", lanes=lanes)
@@ -148,10 +151,10 @@ def _slept_on(run: Run, step: Step) -> tuple[str, ...]:
     """The words that a sleep is on: a wait for any sleeps on all its objects at once, and every
     wait on its alert too; the step itself names the first only."""
     what, names, alert = _waits_for(run.threads[step.thread][step.call])
-    first = step.word.removesuffix(".word0")
-    if first not in names:
+    first, _, part = step.word.rpartition(".")
+    if first not in names or part not in ("word0", "eventfd", "device"):
         return (step.word,)
-    return tuple(f"{name}.word0" for name in ([first] if what == "wait_all" else names) + alert)
+    return tuple(f"{name}.{part}" for name in ([first] if what == "wait_all" else names) + alert)
 
 
 def _sleepers(run: Run) -> Iterator[tuple[dict[str, tuple[str, ...]], list[str]]]:
@@ -160,11 +163,11 @@ def _sleepers(run: Run) -> Iterator[tuple[dict[str, tuple[str, ...]], list[str]]
     for step in run.steps:
         asleep.pop(step.thread, None)
         woken: list[str] = []
-        if step.op == "sleep" and step.result == 0:
+        if sleeps(step):
             asleep[step.thread] = _slept_on(run, step)
-        elif step.op == "wake":
+        elif step.op == "wake" or (step.op == "write" and step.now > 0):
             woken = [name for name in run.threads if step.word in asleep.get(name, ())]
-            woken = woken[: step.result]
+            woken = woken[: step.result] if step.op == "wake" else woken
             for name in woken:
                 del asleep[name]
         yield dict(asleep), woken

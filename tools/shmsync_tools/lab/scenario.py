@@ -32,7 +32,7 @@ from shmsync._traced import lib
 from shmsync_tools.stage import Call, Grant, Object, Result, Stage, State, Step, Thread
 
 #: Steps after which no other thread goes on by itself.
-WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep"})
+WAKES_NOBODY = frozenset({"load", "store", "swap", "cas", "or", "sleep", "read", "poll", "wait"})
 
 
 class Verdict(Enum):
@@ -87,8 +87,8 @@ class Run:
     threads: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: Names of the objects, in order, with their kinds.
     objects: dict[str, str] = field(default_factory=dict)
-    #: The two words of each object before the first step.
-    before: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The words of each object before the first step.
+    before: dict[str, tuple[int, ...]] = field(default_factory=dict)
     #: Where each thread stood at the end: "done", "sleeping", "dead", ...
     ended: dict[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
@@ -142,7 +142,7 @@ class ScriptedStage(Stage):
         self.notes: list[Note] = []
         self.returns: list[Returned] = []
         self.owners: dict[int, str] = {}
-        self.first_words: dict[str, tuple[int, int]] = {}
+        self.first_words: dict[str, tuple[int, ...]] = {}
         self._progress: dict[int, tuple[int, bool]] = {}
 
     def restart(self) -> None:
@@ -170,8 +170,8 @@ class ScriptedStage(Stage):
 
     def until_taking(self, thread: Thread, object_: Object) -> None:
         """Holds a thread before it takes an object in a wait for several: fsync takes each by a
-        compare-and-swap, handoff stores to each under the gate."""
-        thread.until("store" if self.engine == "handoff" else "cas", object_)
+        compare-and-swap, esync by a read, handoff stores to each under the gate."""
+        thread.until({"handoff": "store", "esync": "read"}.get(self.engine, "cas"), object_)
 
     def _note_returns(self, threads: Sequence[Thread]) -> None:
         for thread in threads:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from shmsync_tools.lab.scenario import Run
 from shmsync_tools.lab.words import wait_word, words_of
-from shmsync_tools.stage import Step
+from shmsync_tools.stage import ON_A_DEVICE, PARTS, Step, sleeps
 
-Words = dict[str, tuple[int, int]]
+Words = dict[str, tuple[int, ...]]
 
 #: Operations that always change a word.
 CHANGES = frozenset({"store", "swap", "or"})
+#: What an object consists of.
+OF_AN_OBJECT = ("word0", "word1", "eventfd")
 #: What the low bits of an owner id are the number of.
 SLOT_MASK = 0xFFFF
 WAIT_WORD = re.compile(r"thread (\d+) word")
@@ -80,15 +82,18 @@ class Reader:
         self.threads = {owner & SLOT_MASK: name for owner, name in run.owners.items()}
         self._in_the_gate = frozenset(_in_the_gate(run.steps))
 
-    def words(self, name: str, words: tuple[int, int]) -> str:
+    def words(self, name: str, words: tuple[int, ...]) -> str:
         """An object's two words: "1", "2/4" of a semaphore, "A x2" of a mutex."""
         return self.meaning.text(self.run.objects[name], words)
 
-    def found(self, step: Step) -> Words:
+    def found(self, number: int) -> Words:
         """The objects' words that a step has found."""
+        step = self.run.steps[number]
+        if step.op in ON_A_DEVICE:  # it may change any, and nobody else can
+            return self.run.steps[number - 1].words if number else self.run.before
         words = dict(step.words)
         name, _, part = step.word.rpartition(".")
-        if name in words and part in ("word0", "word1") and step.op != "wake":
+        if name in words and part in OF_AN_OBJECT and step.op not in ("wake", "poll"):
             words[name] = self.meaning.before(part, words[name], step.old)
         return words
 
@@ -113,6 +118,8 @@ class Reader:
             return _sleep(word, old, now, step.result) + (", ..." if self._more(step) else "")
         if step.op in CHANGES:
             return f"{step.op} {word}: {old} -> {now}"
+        if step.op in PARTS:
+            return self._on_a_descriptor(word, step)
         plain = {
             "load": f"load {word}: {now}",
             "wake": self._wake(step),
@@ -124,6 +131,14 @@ class Reader:
         result = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
         return plain.get(step.op, f"{step.op} {word}{result}")
 
+    def _on_a_descriptor(self, word: str, step: Step) -> str:
+        if step.op == "poll":
+            return _poll(word, step)
+        if step.op in ON_A_DEVICE:
+            return _asked(", ".join(self._waited_for(step)) if step.op == "wait" else word, step)
+        old, now = self._value(step, step.old), self._value(step, step.now)
+        return f"{step.op} {word}" + (f": {old} -> {now}" if step.result else f" fails: {now}")
+
     def _wake(self, step: Step) -> str:
         sleeper = self._sleeper(step.word)
         if sleeper is None:
@@ -134,10 +149,15 @@ class Reader:
         """Does the thread sleep on other objects too? (The step names the first.)"""
         if step.word.rpartition(".")[0] not in self.run.objects:
             return False
-        what, _, arguments = self.run.threads[step.thread][step.call].partition("(")
-        names = re.findall(r"(?:alert=)?(\w+)", arguments)
+        call = self.run.threads[step.thread][step.call]
+        return len(self._waited_for(step)) > 1 if "wait_any(" in call else "alert=" in call
+
+    def _waited_for(self, step: Step) -> list[str]:
+        """The objects of the wait that a thread is in, and its alert."""
+        call = self.run.threads[step.thread][step.call]
+        names = re.findall(r"(?:alert=)?(\w+)", call.partition("(")[2])
         objects = [name for name in names if name in self.run.objects]
-        return len(objects) > 1 if what == "wait_any" else "alert=" in arguments
+        return objects[1:] if call.startswith("signal_and_wait(") else objects
 
     def _sleeper(self, word: str) -> str | None:
         """The thread that sleeps on this word, if it is such a word."""
@@ -169,6 +189,24 @@ def _in_the_gate(steps: Sequence[Step]) -> Iterator[int]:
             holder = "" if step.op in ("unlock", "kill") else holder
         if step.thread == holder:
             yield number
+
+
+def _asked(names: str, step: Step) -> str:
+    """A call of the driver's, by the name that the source has for it: NT_EVENT_SET is "set"."""
+    what = step.text.removeprefix("NT_").lower().split("_")
+    call = " ".join(what if step.op == "wait" else what[1:])
+    if sleeps(step):
+        answer = ": sleeps"
+    else:
+        answer = f": {errno.errorcode[-step.result]}" if step.result < 0 else ""
+    return f"{call} {names}{answer}"
+
+
+def _poll(word: str, step: Step) -> str:
+    """A look at so many counters (``step.old``), of which so many can be read (``step.now``)."""
+    several = step.old > 1
+    ready = f"{step.now} of {step.old} ready" if several else "ready" if step.now else "not ready"
+    return f"poll {word}{', ...' * several}: {'sleeps' if step.result < 0 else ready}"
 
 
 def _sleep(word: str, expected: str, found: str, result: int) -> str:
@@ -207,7 +245,8 @@ class _Table:
                 lines += self._line(row)
             if times > 1:
                 last = rows[at + length * times - 1].number
-                text = f"({times - 1} more times the same {length} lines, up to step {last})"
+                lines_ = "1 line" if length == 1 else f"{length} lines"
+                text = f"({times - 1} more times the same {lines_}, up to step {last})"
                 lines += self._line(Row(None, text))
             at += length * times
         return [line.rstrip() for line in [*lines, *self._ending()]]

@@ -33,12 +33,14 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Opened:
-    """A contestant in a process that uses it."""
+    """A contestant in a process that uses it. ``thing``: what the calls are methods of, as a
+    program has it; None if they are not."""
 
     take: Call
     give: Call
     clear: Call | None = None
     close: Call = nothing
+    thing: object = None
 
 
 class Part(Enum):

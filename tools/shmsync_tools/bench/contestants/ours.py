@@ -64,6 +64,6 @@ class Ours(Contestant):
         namespace = Namespace(payload, create=False)
         handle = self._object(namespace)
         if self.kind in (Kind.LOCK, Kind.SEMAPHORE):
-            return Opened(handle.acquire, handle.release, close=namespace.close)
+            return Opened(handle.acquire, handle.release, close=namespace.close, thing=handle)
         clear = handle.clear if self.kind is Kind.GATE else None
-        return Opened(handle.wait, handle.set, clear, namespace.close)
+        return Opened(handle.wait, handle.set, clear, namespace.close, handle)

@@ -37,7 +37,7 @@ class PosixIpc(Contestant):
 
     def open(self, payload: Any, part: Part) -> Opened:
         semaphore = self.imported().Semaphore(payload)
-        return Opened(semaphore.acquire, semaphore.release, close=semaphore.close)
+        return Opened(semaphore.acquire, semaphore.release, close=semaphore.close, thing=semaphore)
 
 
 class SysvIpc(Contestant):
@@ -63,7 +63,7 @@ class SysvIpc(Contestant):
     def open(self, payload: Any, part: Part) -> Opened:
         semaphore = self.imported().Semaphore(payload)
         semaphore.undo = self.kind is Kind.LOCK
-        return Opened(semaphore.acquire, semaphore.release)
+        return Opened(semaphore.acquire, semaphore.release, thing=semaphore)
 
 
 class FastIpc(Contestant):
@@ -98,8 +98,8 @@ class FastIpc(Contestant):
     def open(self, payload: Any, part: Part) -> Opened:
         thing = self._object(payload)
         if self.kind is Kind.LOCK:
-            return Opened(thing.acquire, thing.release, close=thing._shm.close)
-        return Opened(thing.wait, thing.post1, close=thing._shm.close)
+            return Opened(thing.acquire, thing.release, close=thing._shm.close, thing=thing)
+        return Opened(thing.wait, thing.post1, close=thing._shm.close, thing=thing)
 
 
 class LockFile(Contestant):
@@ -122,7 +122,7 @@ class LockFile(Contestant):
     def open(self, payload: Any, part: Part) -> Opened:
         options = {"timeout": 3600} if self.family == "portalocker" else {}
         lock = getattr(self.imported(), self._class)(payload, **options)
-        return Opened(lock.acquire, lock.release)
+        return Opened(lock.acquire, lock.release, thing=lock)
 
 
 class Iceoryx2(Contestant):

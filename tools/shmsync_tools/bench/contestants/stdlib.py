@@ -56,15 +56,15 @@ class Multiprocessing(Contestant):
     def open(self, payload: Any, part: Part) -> Opened:
         thing = pickle.loads(payload)
         if self.kind in (Kind.LOCK, Kind.SEMAPHORE):
-            return Opened(thing.acquire, thing.release)
+            return Opened(thing.acquire, thing.release, thing=thing)
         if self.kind is Kind.GATE:
-            return Opened(thing.wait, thing.set, thing.clear)
+            return Opened(thing.wait, thing.set, thing.clear, thing=thing)
 
         def take() -> None:
             thing.wait()
             thing.clear()
 
-        return Opened(take, thing.set)
+        return Opened(take, thing.set, thing=thing)
 
 
 class MultiprocessingCondition(Contestant):
@@ -116,8 +116,8 @@ class Threading(Contestant):
         create = getattr(threading, self._class)
         thing = create(0) if self.kind is Kind.SEMAPHORE else create()
         if self.kind in (Kind.LOCK, Kind.SEMAPHORE):
-            return Opened(thing.acquire, thing.release)
-        return Opened(thing.wait, thing.set, thing.clear)
+            return Opened(thing.acquire, thing.release, thing=thing)
+        return Opened(thing.wait, thing.set, thing.clear, thing=thing)
 
 
 class ThreadingCondition(Contestant):

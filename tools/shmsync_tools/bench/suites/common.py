@@ -63,6 +63,6 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def pin(core: int) -> None:
-    """Lets the calling thread run on one core only."""
-    os.sched_setaffinity(0, {core})
+def pin(*cores: int) -> None:
+    """Lets the calling thread run on these cores only."""
+    os.sched_setaffinity(0, cores)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shmsync_tools.lab.real import namespace
-from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict, scenario
+from shmsync_tools.lab.scenario import Finding, ScriptedStage, Verdict, occurs_if, scenario
 from shmsync_tools.lab.schedules import (
+    WINES,
     Tried,
+    circle,
     every_schedule,
     in_all_schedules,
     settle,
@@ -31,13 +33,17 @@ from shmsync_tools.stage import (
 )
 
 TIMED_OUT = -errno.ETIMEDOUT
+#: How often a circle is run through before it counts as endless.
+LAPS = 20
 #: Number of a system call, and its argument that says by which clock the deadline goes.
 FUTEX_WAITV, CLOCK_ARGUMENT = "449", 5
 FUTEX, OPERATION_ARGUMENT, FUTEX_CLOCK_REALTIME = "202", 2, 0x100
+#: It takes a span of time, not a deadline.
+PPOLL = "271"
 CLOCK_REALTIME, CLOCK_MONOTONIC = 0, 1
 
 
-@scenario(26, engines=("fsync", "handoff"))
+@scenario(26, engines=("fsync", "esync", "handoff"))
 def robbed(stage: ScriptedStage) -> Finding:
     """The woken waiter is robbed"""
     m = stage.mutex("M")
@@ -56,7 +62,7 @@ def robbed(stage: ScriptedStage) -> Finding:
 
     stage.start()
     tried = Tried()
-    if stage.engine != "fsync":
+    if stage.engine not in WINES:
         tried = when_stopped(stage, o, overtaken, kill=False, begin=owned_and_wanted)
     stage.say("O owns M, and W sleeps on it")
     owned_and_wanted()
@@ -72,7 +78,7 @@ def robbed(stage: ScriptedStage) -> Finding:
         robbed += n.results[call - 1].finished
         stage.say("W runs, finds M owned, and sleeps again", handoff="W has M, and N sleeps for it")
         w.run()
-        if stage.engine != "fsync":
+        if stage.engine not in WINES:
             break
         if call < 5:
             stage.say("N releases M, which wakes W, and takes it again before W runs")
@@ -85,7 +91,7 @@ def robbed(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(27, engines=("fsync", "handoff"))
+@scenario(27, engines=("fsync", "esync", "handoff"))
 def last_come_first_served(stage: ScriptedStage) -> Finding:
     """Last come, first served"""
     s = stage.semaphore("S")
@@ -114,7 +120,7 @@ def last_come_first_served(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(28, engines=("fsync", "handoff"))
+@scenario(28, engines=("fsync", "esync", "handoff"))
 def herd(stage: ScriptedStage) -> Finding:
     """One token wakes everybody"""
     s = stage.semaphore("S")
@@ -122,7 +128,9 @@ def herd(stage: ScriptedStage) -> Finding:
     r = stage.thread("R", release(s))
 
     def woken() -> int:
-        return sum(step.result for step in stage.trace if step.op == "wake")
+        polled = [step.thread for step in stage.trace if step.op == "poll"]
+        polled_again = len(polled) - len(set(polled))
+        return polled_again + sum(step.result for step in stage.trace if step.op == "wake")
 
     def crowd() -> bool:
         settle([*sleepers, r])
@@ -130,7 +138,7 @@ def herd(stage: ScriptedStage) -> Finding:
 
     stage.start()
     tried = Tried()
-    if stage.engine != "fsync":
+    if stage.engine not in WINES:
         tried = when_stopped(stage, r, crowd, kill=False, begin=lambda: settle(sleepers))
     stage.say("five threads sleep on S")
     settle(sleepers)
@@ -147,7 +155,7 @@ def herd(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(29, engines=("fsync", "handoff"))
+@scenario(29, engines=("fsync", "esync", "handoff"))
 def wake_wasted(stage: ScriptedStage) -> Finding:
     """A wake goes to one who no longer needs it"""
     s, x = stage.semaphore("S"), stage.event("X")
@@ -155,24 +163,33 @@ def wake_wasted(stage: ScriptedStage) -> Finding:
     w = stage.thread("W", wait(s))
     r = stage.thread("R", release(s), set_(x))
     stage.start()
-    tried = in_all_schedules(stage, lambda: sleeps_beside(stage, w, "S"))
+    tried = in_all_schedules(stage, lambda: sleeps_beside(stage, w, "S"), unless=("fsync",))
     stage.say("V sleeps on X and S, W on S")
     v.run()
     w.run()
     stage.say("R releases S, and sets X before those who were woken run")
     r.run()
-    stage.say("V finds X set, and takes that", handoff="V was handed the token")
+    stage.say(
+        "V finds X set, and takes that",
+        handoff="V was handed the token",
+        esync="V polls X and S, and takes the first that is ready",
+    )
     v.run()
     stage.say("does W get the token?")
     settle([w, v, r])
     nt = "Each signal goes to a waiter that still needs it: V has S or X, W the other."
     seen = "The wake for S went to V, who took X. W sleeps beside a token."
-    if stage.engine == "handoff":
+    if stage.engine != "fsync":
         return tried.occurs_if(
             sleeps_beside(stage, w, "S"),
             seen,
             nt=nt,
-            otherwise="W never sleeps beside a token. A wake is sent to one who has been served.",
+            otherwise="W never sleeps beside a token. "
+            + stage.by_engine(
+                "A wake is sent to one who has been served.",
+                esync="Whoever polls S wakes for a token (F28), and nobody sleeps on S before he"
+                " has polled it.",
+            ),
         )
     if sleeps_beside(stage, w, "S"):
         return Finding(Verdict.OCCURS, seen, nt)
@@ -185,7 +202,7 @@ def wake_wasted(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(30, engines=("fsync", "handoff"))
+@scenario(30, engines=("fsync", "esync", "handoff"))
 def spinning(stage: ScriptedStage) -> Finding:
     """Spinning takes too much, or sleeps on an old value"""
     s = stage.semaphore("S", 3)
@@ -193,11 +210,14 @@ def spinning(stage: ScriptedStage) -> Finding:
     stage.start()
     stage.say("A takes the three tokens, one a call, and waits for a fourth")
     a.run()
-    taken = [step for step in stage.trace if step.op == "cas" and step.result]
+    grab = stage.by_engine("cas", esync="read")
+    taken = [step for step in stage.trace if step.op == grab and step.result]
     expected = [step.old for step in stage.trace if step.op == "sleep"]
     nt = "One wait takes one token, and sleeps only while there is none."
-    asleep_for = [0] if stage.engine == "fsync" else [0x100]  # handoff: its first wait, pending
-    if len(taken) != 3 or expected != asleep_for or a.call != 3:
+    # Of handoff: its first wait, pending. A poll expects nothing.
+    asleep_for = {"fsync": [0], "esync": []}.get(stage.engine, [0x100])
+    asleep = a.state is State.SLEEPING
+    if len(taken) != 3 or expected != asleep_for or a.call != 3 or not asleep:
         seen = f"{len(taken)} tokens were taken in {a.call} calls; slept on values {expected}."
         return Finding(Verdict.OCCURS, seen, nt)
     return Finding(
@@ -205,43 +225,52 @@ def spinning(stage: ScriptedStage) -> Finding:
         "It was a patch that made waits spin before they sleep, "
         + stage.by_engine(
             "and this engine is FSYNC without it.",
+            esync="made for FSYNC; there is no value that a poll could expect.",
             handoff="with the grab inside. This engine may look a few times before it queues, where"
             " there is more than one processor, but each look ends with the first grab; on the"
             " stage it does not look again.",
         )
-        + " Run all the same: each wait took one token with one compare-and-swap, and the last one"
-        " slept "
+        + " Run all the same: each wait took one token with one "
+        + stage.by_engine("compare-and-swap", esync="read")
+        + ", and the last one slept "
         + stage.by_engine(
             "on the value 0.",
+            esync="until there is another.",
             handoff="on a word of its own, which changes only when it is handed a token.",
         ),
         nt,
     )
 
 
-@scenario(31, engines=("fsync", "handoff"))
+@scenario(31, engines=("fsync", "esync", "handoff"))
 def poll_fails(stage: ScriptedStage) -> Finding:
     """A poll fails though a token was there all along"""
     s = stage.semaphore("S", 2)
     a = stage.thread("A", wait(s, timeout=0))
     b = stage.thread("B", wait(s))
 
+    tokens = 2 if stage.engine == "esync" else 0  # which of the words says how many there are
+
     def refused() -> bool:
-        fewest = min(step.words["S"][0] for step in stage.trace)
+        fewest = min(step.words["S"][tokens] for step in stage.trace)
         return a.results[0].code == TIMED_OUT and fewest > 0
 
     stage.start()
-    tried = in_all_schedules(stage, refused)
-    stage.say("A reads 2, and is held before its compare-and-swap")
-    a.until("cas", s)
+    tried = in_all_schedules(stage, refused, unless=("fsync",))
+    stage.say(
+        "A reads 2, and is held before its compare-and-swap",
+        esync="A reads 2 in the slot, and is held before it takes a token",
+    )
+    a.until(stage.by_engine("cas", esync="read"), s)
     stage.say("B takes a token")
     b.run()
     stage.say(
         "A finds 1 where it expects 2, and gives up",
         handoff="A finds 1 where it expects 2, and takes that",
+        esync="A takes the other",
     )
     settle([a, b])
-    fewest = min(step.words["S"][0] for step in stage.trace)
+    fewest = min(step.words["S"][tokens] for step in stage.trace)
     return tried.occurs_if(
         refused(),
         f"A's poll timed out, though S never had fewer than {fewest} token.",
@@ -250,7 +279,7 @@ def poll_fails(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(32, engines=("fsync", "handoff"))
+@scenario(32, engines=("fsync", "esync", "handoff"))
 def deadline_beside_a_set_event(stage: ScriptedStage) -> Finding:
     """A deadline ends a wait beside a set event"""
     x = stage.event("X")
@@ -262,15 +291,16 @@ def deadline_beside_a_set_event(stage: ScriptedStage) -> Finding:
         tried = Tried(len(ends), sum(ends))
         stage.restart()
     else:
-        tried = in_all_schedules(stage, lambda: _too_late(stage, a))
+        tried = in_all_schedules(stage, lambda: _too_late(stage, a), unless=("fsync",))
     stage.say("A sleeps on X", handoff="A sleeps for X")
     a.run()
     stage.say(
         "B sets X, and is held before it wakes A",
         handoff="B hands X to A, and is held before it wakes A",
+        esync="B sets X's slot, and is held before it writes the token, which wakes A",
     )
-    b.until("wake")
-    stage.say("A's deadline comes")
+    b.until(stage.by_engine("wake", esync="write"))
+    stage.say("A's deadline comes", esync="A's deadline comes, and A looks once more: no token yet")
     if a.can(Grant.TIMEOUT):
         a.time_out()
     settle([a, b])
@@ -280,7 +310,11 @@ def deadline_beside_a_set_event(stage: ScriptedStage) -> Finding:
         f" That is so in {tried.failed} of all {tried.runs} schedules of A's wait, B's set and the"
         " deadline.",
         nt="A has been given X, and that wins over the deadline.",
-        otherwise="A never times out after X was set. A result that is there wins, late or not.",
+        otherwise="A never times out after X was set. "
+        + stage.by_engine(
+            "A result that is there wins, late or not.",
+            esync="The kernel ends a poll with a last look.",
+        ),
     )
 
 
@@ -294,7 +328,7 @@ def _too_late(stage: ScriptedStage, a: Thread) -> bool:
     return a.results[0].code == TIMED_OUT and bool(late and done) and done[0] <= late[0]
 
 
-@scenario(33, engines=("fsync", "handoff"))
+@scenario(33, engines=("fsync", "handoff", "ntsync"))
 def alert_first(stage: ScriptedStage) -> Finding:
     """The alert goes before the objects"""
     x, e = stage.event("X", signaled=True), stage.event("E", signaled=True)
@@ -311,7 +345,29 @@ def alert_first(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(34, engines=("fsync", "handoff"), stage=False)
+@scenario(33, engines=("esync",))
+def alert_first_after_a_sleep(stage: ScriptedStage) -> Finding:
+    """The alert goes before the objects, for who has slept"""
+    x, e = stage.event("X"), stage.event("E")
+    a = stage.thread("A", wait(x, alert=e))
+    b = stage.thread("B", set_(x), set_(e))
+    stage.start()
+    stage.say("A waits for X, with E as its alert, and sleeps")
+    a.run()
+    stage.say("B sets X, which wakes A, and E before A runs")
+    b.run()
+    stage.say("A runs")
+    settle([a])
+    return occurs_if(
+        a.results[0].finished and a.results[0].index == 1 and stage.states()["X"].signaled,
+        "X was set, then the alert. The alert ended the wait and was consumed, and X was left. (Who"
+        " finds an object signaled before he sleeps takes that.)",
+        nt="A has X when B's first set returns, and E stays set.",
+        otherwise="A has X, and the alert is left.",
+    )
+
+
+@scenario(34, engines=("fsync", "esync", "handoff"), stage=False)
 def clock_change(engine: str) -> Finding:
     """A change of the clock ends a wait"""
     nt = "A relative timeout knows no time of day."
@@ -320,15 +376,17 @@ def clock_change(engine: str) -> Finding:
         clock, got = _clock_of_a_wait(lambda: x.wait(timeout=3600), x.set)
     if clock not in (CLOCK_MONOTONIC, None) or not got:
         return Finding(Verdict.OCCURS, f"The wait went by clock {clock} and gave {got}.", nt)
+    scheme, names = {
+        "esync": ("ESYNC", "takes the span of time that is left, whatever the clock says")
+    }.get(engine, ("FSYNC", "names the monotonic clock"))
     looked = (
-        "Looked at in a thread that waits for an hour: the system call that it sleeps in names"
-        " the monotonic clock."
+        f"Looked at in a thread that waits for an hour: the system call that it sleeps in {names}."
         if clock is not None
         else "(This machine does not show the system call that a thread sleeps in.)"
     )
     return Finding(
         Verdict.NOT_REPRODUCED,
-        "Wine's FSYNC gives the kernel a time of day; this engine keeps deadlines on the monotonic"
+        f"Wine's {scheme} goes by the time of day; this engine keeps deadlines on the monotonic"
         f" clock, which nobody can set. {looked} (The system's clock was not changed for this: that"
         " needs root, and everything else on the machine would notice.)",
         nt,
@@ -357,9 +415,35 @@ def _clock_of_a_wait(
             elif call[0] == FUTEX:
                 by_time_of_day = int(call[OPERATION_ARGUMENT], 16) & FUTEX_CLOCK_REALTIME
                 clock = CLOCK_REALTIME if by_time_of_day else CLOCK_MONOTONIC
+            elif call[0] == PPOLL:
+                clock = CLOCK_MONOTONIC
     end()
     waiter.join()
     return clock, gave == [True]
+
+
+@scenario(35, engines=("esync",))
+def priority_turned_around(stage: ScriptedStage) -> Finding:
+    """A spin lock turns priority around"""
+    e = stage.event("E", manual=True)
+    low = stage.thread("L", set_(e))
+    high = stage.thread("H", set_(e))
+    stage.start()
+    stage.say("L begins to set E, has the lock of its slot, and is held there by H, who comes")
+    low.until("swap", e)
+    stage.say("H sets E. Whoever goes by priority lets H on as long as it can go on")
+    lap = circle(stage, [high], laps=LAPS)
+    done = high.state is State.DONE
+    settle([low, high])
+    return occurs_if(
+        not done and lap == 1,
+        f"H took the same step {LAPS} times, which left everything as it was: it spins for a lock"
+        " that L has. It never sleeps, so where H has the only processor, and the scheduler goes by"
+        " priority, L never runs and H never ends. (Threads on the stage have no priorities: it was"
+        " the script that let H on.) And nothing orders the grabs of those who are woken (F27).",
+        nt="No thread holds a lock of the kernel's while it cannot run.",
+        otherwise="Checked by this one script: H, let on alone, came to its end.",
+    )
 
 
 @scenario(35, engines=("fsync", "handoff"))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from shmsync import inspect
+from shmsync._traced import ffi
 from shmsync_tools.lab.real import (
     PATIENCE,
     namespace,
@@ -20,11 +21,15 @@ from shmsync_tools.lab.real import (
 )
 from shmsync_tools.lab.scenario import Finding, ScriptedStage, occurs_if, scenario
 from shmsync_tools.lab.scenarios.death import forge
-from shmsync_tools.lab.schedules import as_far_as, in_all_schedules
+from shmsync_tools.lab.schedules import as_far_as, circle, in_all_schedules, settle
 from shmsync_tools.stage import State, Thread, read, release, set_, unlock, wait
 
 COUNT_MAX = 2**32 - 1
 LONG_MAX = 2**31 - 1
+#: As much as an eventfd counts.
+COUNTER_MAX = 2**64 - 2
+#: How often a circle is run through before it counts as endless.
+LAPS = 20
 
 
 def place_of(thread: Thread) -> tuple[str, int]:
@@ -46,6 +51,11 @@ with open(sys.argv[2], "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         offset, value = map(int, change.split("="))
         memory[offset : offset + 4] = value.to_bytes(4, sys.byteorder)
 """
+
+
+def forge_counter(thread: Thread, value: int) -> None:
+    """Writes to the counter that a thread stands before, as whoever has the descriptor can."""
+    ffi.cast("uint64_t *", thread._view().pending_address)[0] = value
 
 
 def scribble(changes: dict[Thread, int], *, wide: bool) -> None:
@@ -96,6 +106,45 @@ def stranger_scribbles(stage: ScriptedStage) -> Finding:
     )
 
 
+@scenario(48, engines=("esync",))
+def stranger_scribbles_into_slots(stage: ScriptedStage) -> Finding:
+    """Any process of the user may write into the slots"""
+    m = stage.mutex("M")
+    s = stage.semaphore("S", 1, maximum=1)
+    e = stage.event("E", manual=True)
+    f = stage.event("F", manual=True)
+    a = stage.thread("A", wait(m), unlock(m))
+    b = stage.thread("B", wait(m))
+    c = stage.thread("C", wait(s, timeout=0), release(s))
+    d = stage.thread("D", wait(e, timeout=0))
+    g = stage.thread("G", set_(f))
+    stage.start()
+    stage.say("A takes M, and C takes the only token of S")
+    a.until_call(1)
+    c.until_call(1)
+    stage.say("B comes for M, C is to put its token back, D polls E, which is clear, G sets F")
+    b.until("load", m)
+    c.until("load", "S.word1")
+    d.until("load", e)
+    g.until("cas", "F.word1")
+    stage.say("another process maps the file and writes: M is B's, S full, E set, F locked")
+    names = {name: owner for owner, name in stage.owners.items()}
+    scribble({b: names["B"], c: 1, d: 1, g: 1}, wide=False)
+    settle([b, a, c, d])
+    lap = circle(stage, [g], laps=LAPS)
+    return occurs_if(
+        b.state is State.DONE
+        and [a.results[1].code, c.results[1].code] == [-errno.EPERM, -errno.EOVERFLOW]
+        and d.results[0].code == 0
+        and lap > 0,
+        "A process that only mapped the file gave B the mutex that A had (A's release was refused),"
+        " declared S full though it was empty (C cannot put its token back), let D pass E, which"
+        " nobody had set, and left G spinning for a lock that nobody has. The eventfds are out of"
+        " its reach, but a slot is asked first.",
+        nt="The state is the kernel's; a process reaches it through its handles only.",
+    )
+
+
 #: Releases a semaphore once standard input ends.
 TOUCHES_LATER = """
 import resource, sys
@@ -108,7 +157,7 @@ tokens.release()
 """
 
 
-@scenario(49, engines=("fsync", "handoff"), stage=False)
+@scenario(49, engines=("fsync", "esync", "handoff", "ntsync"), stage=False)
 def file_is_cut(engine: str) -> Finding:
     """Any process of the user may cut the segment's file"""
     name = unique_name("F49")
@@ -145,7 +194,7 @@ with Namespace(sys.argv[2], create=False) as ns:
 """
 
 
-@scenario(50, engines=("fsync", "handoff"), stage=False)
+@scenario(50, engines=("fsync", "esync", "handoff", "ntsync"), stage=False)
 def no_rights_per_handle(engine: str) -> Finding:
     """Every handle may do everything"""
     with namespace(engine, "F50") as ns:
@@ -163,7 +212,7 @@ def no_rights_per_handle(engine: str) -> Finding:
     )
 
 
-@scenario(51, engines=("fsync", "handoff"), stage=False)
+@scenario(51, engines=("fsync", "esync", "handoff", "ntsync"), stage=False)
 def release_count_wraps(engine: str) -> Finding:
     """The sum in a release wraps past the limit test"""
     with namespace(engine, "F51") as ns:
@@ -217,7 +266,40 @@ def counter_near_its_limit(stage: ScriptedStage) -> Finding:
     )
 
 
-@scenario(53, engines=("fsync",), forced="the recursion count, as 2^32 - 1 acquisitions leave it")
+@scenario(
+    52, engines=("esync",), forced="the counters, as whoever has the descriptors can write them"
+)
+def eventfd_is_full(stage: ScriptedStage) -> Finding:
+    """The counter of an eventfd is full, and a release fails half way"""
+    e = stage.event("E")
+    s = stage.semaphore("S", 0, maximum=5)
+    a = stage.thread("A", set_(e))
+    b = stage.thread("B", release(s, 2))
+    stage.start()
+    stage.say("A is about to set E, and B to release S")
+    a.until("write", e)
+    b.until("write", s)
+    stage.say("forced: a stranger fills both eventfds")
+    forge_counter(a, COUNTER_MAX)
+    forge_counter(b, COUNTER_MAX)
+    stage.say("A and B go on")
+    a.run()
+    b.run()
+    count = stage.states()["S"].count
+    return occurs_if(
+        b.results[0].code == -errno.EOVERFLOW and count != 0,
+        f"B's release of 2 failed, and S counts {count} tokens all the same: the slot was raised"
+        f" before the eventfd refused. A's set, which wrote nothing, answered {a.results[0].code},"
+        " as if all were well.",
+        nt="A release that is refused leaves the count. There is no second counter.",
+        otherwise=f"Checked by this one script: B's release answered {b.results[0].code}, and S"
+        f" counts {count}.",
+    )
+
+
+@scenario(
+    53, engines=("fsync", "esync"), forced="the recursion count, as 2^32 - 1 acquisitions leave it"
+)
 def recursion_is_a_plain_number(stage: ScriptedStage) -> Finding:
     """The recursion count wraps, and is read apart from its owner"""
     m = stage.mutex("M")
@@ -300,7 +382,7 @@ def as_long(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-@scenario(54, engines=("fsync", "handoff"))
+@scenario(54, engines=("fsync", "esync", "handoff", "ntsync"))
 def previous_values(stage: ScriptedStage) -> Finding:
     """A release returns another previous value than NT's"""
     m = stage.mutex("M")
