@@ -39,8 +39,8 @@ one run, and says how much the run is to be trusted.
 EPILOG = """\
 begin here:
   shmsync bench list                        the suites, and who can take part here
-  shmsync bench run --quick                 everything, in about a minute: roughly right
-  shmsync bench run --json results.json     everything, in about ten minutes
+  shmsync bench run --quick                 everything, in a minute or two: roughly right
+  shmsync bench run --json results.json     everything, in about twelve minutes
   shmsync bench figures results.json        what was to be reached, and what was
   shmsync bench plot results.json -o .      two pictures
 
@@ -146,7 +146,7 @@ def _add_run(commands: Any) -> None:
         "--verbose", action="store_true", help="show what the measuring processes print"
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a minute instead of ten")
+    size.add_argument("--quick", action="store_true", help="a minute or two instead of twelve")
     size.add_argument("--large", action="store_true", help="up to 1,000,000 objects")
 
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the benchmark, unless it is told to show the last run again."""
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--quick", action="store_true", help="a run of a minute, to try it out")
+    how.add_argument("--quick", action="store_true", help="a run of a minute or two, to try it out")
     how.add_argument("--again", action="store_true", help="no new run: the values that are there")
     wanted = parser.parse_args(arguments)
     results = ROOT / RESULTS

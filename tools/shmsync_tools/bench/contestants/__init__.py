@@ -13,7 +13,6 @@ from shmsync_tools.bench.contestants.base import (
     Kind,
     Opened,
     Part,
-    Registered,
     Ticket,
 )
 
@@ -36,13 +35,10 @@ __all__ = [
 
 def everybody() -> dict[tuple[Kind, str], Contestant]:
     """All contestants, by kind and label, whether they can take part here or not."""
-    registered = Registered()
-    for engine in engines():
-        for kind in Kind:
-            registered.add(ours.Ours(engine, kind))
-    registered.add(ours.Ours("handoff", Kind.LOCK, fair=False))
-    registered.add(*stdlib.CONTESTANTS, *peers.CONTESTANTS)
-    return registered.found
+    found = [ours.Ours(engine, kind) for engine in engines() for kind in Kind]
+    found.append(ours.Ours("handoff", Kind.LOCK, fair=False))
+    taking_part: list[Contestant] = [*found, *stdlib.CONTESTANTS, *peers.CONTESTANTS]
+    return {(each.kind, each.key): each for each in taking_part}
 
 
 def peer_families() -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from typing import Any, ClassVar
@@ -127,16 +127,3 @@ class Contestant:
 @contextmanager
 def _nothing_made(name: str) -> Iterator[str]:
     yield name
-
-
-@dataclass
-class Registered:
-    """All contestants, in the order in which tables show them."""
-
-    found: dict[tuple[Kind, str], Contestant] = field(default_factory=dict)
-
-    def add(self, *contestants: Contestant) -> None:
-        """Adds them; a label is used once for each kind."""
-        for each in contestants:
-            assert (each.kind, each.key) not in self.found, each.key
-            self.found[each.kind, each.key] = each
