@@ -358,6 +358,8 @@ def _fill(names: Sequence[str]) -> list[matrix.Cell]:
 def _matrix(arguments: argparse.Namespace) -> int:
     if arguments.compare:
         return _compare(arguments)
+    if arguments.record and (len(arguments.engine or ()) != 1 or ALL in arguments.engine):
+        raise RefusedError(Exit.USAGE, "a record is of one engine: say which with --engine")
     records = [_load(arguments.with_record)] if arguments.with_record else []
     cells = _columns(arguments, records)
     if arguments.record:
@@ -400,10 +402,10 @@ def _record_of(engine: str, cells: Sequence[matrix.Cell]) -> Record:
 
 
 def _write_record(cells: Sequence[matrix.Cell], path: Path) -> None:
-    names = {cell.engine for cell in cells}
-    if len(names) != 1 or not all(cell.run for cell in cells):
-        raise RefusedError(Exit.USAGE, "a record has one engine's answer to every entry: --engine")
-    record.write(_record_of(names.pop(), cells), path)
+    broken = [f"F{cell.number}" for cell in cells if cell.problem]
+    if broken:
+        raise RefusedError(Exit.NO, f"nothing is recorded, since these broke off: {broken}")
+    record.write(_record_of(cells[0].engine, cells), path)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
