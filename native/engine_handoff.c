@@ -1155,7 +1155,7 @@ static int barge(struct wait *wait)
     if (until_ns > wait->deadline_ns)
         until_ns = wait->deadline_ns;
     do {
-        store32_release(&object->bargers, 1); /* before the look: who releases after it will wake us */
+        store32_release(&object->bargers, 1); /* before the look: a release after it wakes us */
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;

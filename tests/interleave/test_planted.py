@@ -17,19 +17,28 @@ ENGINE = "engine_handoff.c"
 @dataclass(frozen=True)
 class Fault:
     """A change that breaks the protocol, and the program whose exploration shows it, with so many
-    kills, and so many times that somebody cannot get the gate."""
+    kills, and so many times that somebody cannot get the gate; ``preemptions``: with at most so
+    many, where the order of the full search comes to it late."""
 
     program: str
     kills: int
     change: Mend
     slices: int = 0
+    preemptions: int | None = None
 
 
 def fault(
-    program: str, kills: int, old: str, new: str, *, file: str = ENGINE, slices: int = 0
+    program: str,
+    kills: int,
+    old: str,
+    new: str,
+    *,
+    file: str = ENGINE,
+    slices: int = 0,
+    preemptions: int | None = None,
 ) -> Fault:
     """A fault of one change."""
-    return Fault(program, kills, Mend("planted", ((old, new),), file), slices)
+    return Fault(program, kills, Mend("planted", ((old, new),), file), slices, preemptions)
 
 
 PLANTED = {
@@ -100,6 +109,36 @@ PLANTED = {
         0,
         "#define FLAGS (CAPTURED | QUEUED | ABANDONED)",
         "#define FLAGS (QUEUED | ABANDONED)",
+        file="handoff.h",
+    ),
+    "a release that wakes nobody who sleeps for an unfair mutex": fault(
+        "bargers",
+        0,
+        "    if (result == 1)\n        wake_barger(object);\n",
+        "",
+    ),
+    "who was woken for an unfair mutex forgets those who sleep on": fault(
+        "bargers",
+        0,
+        "    if (sleeps > 0)\n        store32_release(&object->bargers, 1);\n",
+        "",
+        preemptions=2,
+    ),
+    "a sleep for an unfair mutex that is announced after the look": fault(
+        "bargers",
+        0,
+        """\
+        store32_release(&object->bargers, 1); /* before the look: a release after it wakes us */
+        rc = try_first(wait);
+        if (rc != -EAGAIN)
+            break;
+""",
+        """\
+        rc = try_first(wait);
+        if (rc != -EAGAIN)
+            break;
+        store32_release(&object->bargers, 1);
+""",
     ),
     "wait-any served before wait-all": fault(
         "wait_all_before_wait_any",
@@ -224,6 +263,7 @@ def test_a_fault_in_the_protocol_is_found(workshop: Workshop, name: str) -> None
         planted.program,
         kills=planted.kills,
         slices=planted.slices,
+        preemptions=planted.preemptions,
         schedules_max=30_000,
     )
     assert found["failures"], f"{name}: not found in {found['schedules']} schedules"

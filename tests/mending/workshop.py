@@ -90,16 +90,25 @@ class Workshop:
         _run([os.environ.get("CC", "cc"), *self._flags, str(source), "-o", str(made)])
         return made
 
+    def _sources_with(self, file: str) -> list[Path]:
+        """That source, or those that include that header."""
+        if not file.endswith(".h"):
+            return [NATIVE / file]
+        return [each for each in self._sources if f'#include "{file}"' in each.read_text()]
+
     def build(self, name: str, mend: Mend | None = None) -> Path:
         """The module with an engine mended, or as it is."""
         objects = dict(self._objects)
         folder = self._folder / name
         folder.mkdir()
         if mend is not None:
-            source = NATIVE / mend.file
-            mended = folder / source.name
-            mended.write_text(mend.apply(source.read_text()))
-            objects[source] = self._compile(mended, name=f"{name}/{source.stem}")
+            mended = mend.apply((NATIVE / mend.file).read_text())
+            (folder / mend.file).write_text(mended)
+            for source in self._sources_with(mend.file):
+                copy = folder / source.name
+                if source.name != mend.file:  # it finds the mended header beside it
+                    copy.write_text(source.read_text())
+                objects[source] = self._compile(copy, name=f"{name}/{source.stem}")
         module = folder / "_traced.abi3.so"
         command = [os.environ.get("CC", "cc"), "-shared", "-o", str(module)]
         _run([*command, *map(str, objects.values()), *self._libraries])
