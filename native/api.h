@@ -144,6 +144,7 @@ struct ss_wait {
     uint64_t abandoned;     /* out: bit i: objects[i] was an abandoned mutex */
     uint32_t under_way;     /* private: -EINTR was returned */
     uint64_t stuck_since_ns;/* private: since when the segment's lock could not be had */
+    uint64_t barges_until_ns; /* private: of a mutex that need not be fair */
 };
 
 int ss_wait(struct ss_wait *wait);

@@ -18,6 +18,7 @@ struct wait {
     uint32_t kind;                    /* SS_WAIT_ANY or SS_WAIT_ALL, to publish */
     bool published;                   /* by wait_publish: others can see what this thread waits on */
     uint64_t deadline_ns;             /* 0 polls */
+    uint64_t *barges_until_ns;        /* in and out, over several calls: when the wait is to queue; 0: not known yet */
     uint64_t *stuck_since_ns;         /* in and out, over several calls: since when the gate cannot be had */
     uint32_t index;                   /* out */
     uint64_t abandoned;               /* out: bit i: objects[i] was an abandoned mutex */

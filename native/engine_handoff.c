@@ -1148,14 +1148,15 @@ static bool may_barge(const struct wait *wait)
 static int barge(struct wait *wait)
 {
     struct object *object = wait->objects[0];
-    uint64_t until_ns = clock_now_ns() + BARGE_NS;
+    uint64_t until_ns;
     int sleeps = 0;
     int rc;
 
-    if (until_ns > wait->deadline_ns)
-        until_ns = wait->deadline_ns;
+    if (*wait->barges_until_ns == 0) /* once, however often signals interrupt the wait */
+        *wait->barges_until_ns = clock_now_ns() + BARGE_NS;
+    until_ns = *wait->barges_until_ns < wait->deadline_ns ? *wait->barges_until_ns : wait->deadline_ns;
     do {
-        store32_release(&object->bargers, 1); /* before the look: a release after it wakes us */
+        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release after it wakes us */
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;
@@ -1165,7 +1166,7 @@ static int barge(struct wait *wait)
             rc = try_first(wait);
         if (rc == -EAGAIN)
             rc = linger(wait);
-    } while (rc == -EAGAIN && sleeps < BARGES_MAX);
+    } while (rc == -EAGAIN && sleeps < BARGES_MAX && clock_now_ns() < until_ns);
     if (sleeps > 0)
         store32_release(&object->bargers, 1);
     return rc == -ETIMEDOUT ? -EAGAIN : rc;

@@ -492,6 +492,7 @@ static void describe_wait(struct ss_wait *request, struct wait *wait)
     wait->kind = request->all ? SS_WAIT_ALL : SS_WAIT_ANY;
     wait->published = false;
     wait->deadline_ns = request->deadline_ns;
+    wait->barges_until_ns = &request->barges_until_ns;
     wait->stuck_since_ns = &request->stuck_since_ns;
     wait->index = 0;
     wait->abandoned = 0;
@@ -565,7 +566,7 @@ int ss_wait(struct ss_wait *request)
     int rc = 0;
 
     if (request->under_way != forks + 1) {
-        request->stuck_since_ns = 0;
+        request->stuck_since_ns = request->barges_until_ns = 0;
         rc = check_arguments(request);
         if (rc == 0)
             rc = enter_members(request);

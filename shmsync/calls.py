@@ -128,6 +128,8 @@ def check_handles(handles: tuple[Handle, ...], all_of_them: bool, alert: Event |
     if alert is not None and not isinstance(alert, Event):
         raise KindError(f"an alert must be an event, not {type(alert).__name__}")
     members = [*handles, alert] if alert is not None else list(handles)
+    for handle in members:
+        handle._check_open()
     # All namespaces of this process on one segment share one mapping, so its address tells them
     # apart.
     if len({handle._mapping for handle in members}) > 1:
@@ -189,6 +191,11 @@ class Base:
 
     __slots__ = ()
 
+    if TYPE_CHECKING:
+
+        @property
+        def closed(self) -> bool: ...
+
     _pointer: CData
     # Waits on this object alone that nobody uses at the moment. A request is taken out by list.pop
     # and put back by +=, which is not a call: so no signal handler can run, and no exception
@@ -197,11 +204,17 @@ class Base:
 
     def _call(self, function: Callable[..., int], *arguments: int) -> int:
         """One C call on this object; returns the previous state."""
+        self._check_open()
         while (result := function(self._pointer, *arguments)) == -errno.EINTR:
             pass
         if result < 0:
             self._fail(result)
         return result
+
+    def _check_open(self) -> None:
+        """A closed handle is not for C any more: if it is garbage, C may have freed its own."""
+        if self.closed:
+            self._fail(-errno.EBADF)
 
     def _fail(self, code: int) -> None:
         if code == -errno.EBADF:
@@ -221,6 +234,7 @@ class Base:
 
     def _request(self, deadline: int) -> CData:
         """A wait on this object alone, with nothing taken."""
+        self._check_open()
         try:
             request = self._requests.pop()
         except IndexError:
@@ -235,11 +249,18 @@ class Base:
 class Core:
     """The base of handles. ``_address``: where the C handle is, for C alone."""
 
-    __slots__ = ("_address", "closed")
+    __slots__ = ("_address", "_closed")
 
     _address: int
-    #: True once ``close`` was called.
-    closed: bool
+
+    @property
+    def closed(self) -> bool:
+        """True once ``close`` was called."""
+        return hasattr(self, "_closed")
+
+    def _mark_closed(self) -> None:
+        """From here on nobody uses the handle."""
+        self._closed = None
 
 
 C = TypeVar("C")
@@ -306,6 +327,7 @@ class MutexCalls(Base):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
+        /,
     ) -> None:
         self.release()
 
@@ -348,6 +370,7 @@ class SemaphoreCalls(Base):
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
+        /,
     ) -> None:
         self.release()
 

@@ -94,7 +94,6 @@ class Handle(Core, Base):
         self.created = bool(request.created)
         self.slot = request.index
         self.generation = request.generation
-        self.closed = False
 
     def __repr__(self) -> str:
         label = repr(self.name) if self.name is not None else f"#{self.slot}"
@@ -115,7 +114,7 @@ class Handle(Core, Base):
         Neither releases a mutex nor ends a wait that another thread of this process is in. Closing
         twice is fine; any other use of a closed handle raises ``ClosedError``.
         """
-        self.closed = True
+        self._mark_closed()
         while lib.ss_close(self._pointer) == -errno.EINTR:
             pass
 
@@ -124,6 +123,8 @@ class Handle(Core, Base):
             pointer = self._pointer
         except AttributeError:  # __init__ did not get that far
             return
+        # First of all: the collector may have others use this handle after it is finalized.
+        self._mark_closed()
         # Once: if a stopped process holds the gate, the next call on the namespace gives the object
         # back.
         lib.ss_close(pointer)

@@ -5,13 +5,16 @@
  * Arguments that are not the usual ones go to the methods of the same name in shmsync/calls.py, which also do
  * everything where this module is missing.
  *
- * THE GIL keeps a handle's object in place: whoever closes a handle first sets `closed` with the GIL held, and the
- * fast paths look at that and use the object without giving the GIL away in between. Hence there is none of this in a
- * free-threaded build. The functions of the cffi module take care of themselves (handle.c, calls in flight).
+ * THE GIL keeps a handle's object in place: whoever closes a handle, or finalizes it, first sets `closed` with the GIL
+ * held, and the fast paths look at that and use the object without giving the GIL away in between. (The collector
+ * finalizes all of a garbage cycle before it frees any of it: others may call methods of a closed handle then.) Hence
+ * there is none of this in a free-threaded build. The functions of the cffi module take care of themselves (handle.c,
+ * calls in flight).
  *
  * SIGNALS. A call that slept looks for pending signals before it returns, and gives back what it took if a handler
  * raises. Between the return of a call and the caller's next instruction Python may run a handler too: what the call
- * took stays taken then, as with threading.Lock. A `with` has no such gap; and a Request remembers what it took.
+ * took stays taken then, as with threading.Lock. A `with` has no such gap in CPython 3.11; and a Request remembers what
+ * it took.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -25,7 +28,7 @@
 #include "handoff.h"
 
 static const struct fast_table *table;
-static const atomic_uint *registrations_ended; /* of the table */
+static const atomic_uint *ended_so_far; /* registrations_ended of the table */
 
 /* Of shmsync/calls.py. */
 static PyObject *timed_out, *acquired, *abandoned; /* Acquired */
@@ -46,12 +49,18 @@ static struct core *core_of(PyObject *self)
     return (struct core *)self;
 }
 
+/* The C handle, or NULL: it is closed, or not adopted yet. */
+static struct ss_handle *open_handle(const struct core *core)
+{
+    return core->closed ? NULL : core->handle;
+}
+
 /* Those of the handoff engine have fast paths. Where an object lies is fixed while its handle is open. */
 static struct object *find_object(struct core *core)
 {
-    const struct ss_handle *handle = core->handle;
+    const struct ss_handle *handle = open_handle(core);
 
-    if (handle == NULL || core->closed || handle->ns->engine->id != SS_ENGINE_HANDOFF)
+    if (handle == NULL || handle->ns->engine->id != SS_ENGINE_HANDOFF)
         return NULL;
     core->ns = handle->ns;
     return core->object = segment_object(handle->ns, handle->index);
@@ -76,7 +85,7 @@ static inline uint32_t fast_owner(struct ss_namespace *ns)
         uint32_t id;
         uint32_t ended;
     } last __attribute__((tls_model("initial-exec")));
-    uint32_t ended = atomic_load_explicit(registrations_ended, memory_order_relaxed);
+    uint32_t ended = atomic_load_explicit(ended_so_far, memory_order_relaxed);
     struct registration *self;
 
     if (last.ns == ns && last.ended == ended)
@@ -201,7 +210,7 @@ static void describe(struct ss_wait *request, uint32_t count, uint32_t all, uint
     request->alert = request->signal = NULL;
     request->deadline_ns = deadline_ns;
     request->index = request->taken = request->under_way = 0;
-    request->abandoned = request->stuck_since_ns = 0;
+    request->abandoned = request->stuck_since_ns = request->barges_until_ns = 0;
 }
 
 /* A wait on one object. 0: taken; -ETIMEDOUT; -1: an exception is set. */
@@ -209,7 +218,7 @@ static int wait_for(PyObject *self, double seconds, struct ss_wait *request)
 {
     int rc;
 
-    if (core_of(self)->closed || core_of(self)->handle == NULL) {
+    if (open_handle(core_of(self)) == NULL) {
         fail(self, -EBADF);
         return -1;
     }
@@ -333,7 +342,7 @@ static PyObject *previous(PyObject *self, int64_t result)
 
 static PyObject *mutex_release_slow(PyObject *self)
 {
-    struct ss_handle *handle = core_of(self)->handle;
+    struct ss_handle *handle = open_handle(core_of(self));
     int64_t result = -EBADF;
 
     if (handle != NULL)
@@ -384,10 +393,19 @@ static PyObject *nothing_of(PyObject *result)
     Py_RETURN_NONE;
 }
 
+/* Are they what a `with` passes? Sets an exception if not. */
+static bool exit_arguments(Py_ssize_t count)
+{
+    if (count != 3)
+        PyErr_Format(PyExc_TypeError, "__exit__() takes 3 arguments (%zd given)", count);
+    return count == 3;
+}
+
 static PyObject *mutex_exit(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)arguments;
-    (void)count;
+    if (!exit_arguments(count))
+        return NULL;
     return nothing_of(mutex_release(self, NULL));
 }
 
@@ -405,7 +423,7 @@ static PyObject *semaphore_acquire(PyObject *self, PyObject *const *arguments, P
 static PyObject *semaphore_add(PyObject *self, uint32_t count)
 {
     struct object *object = fast_object(core_of(self), SS_SEMAPHORE);
-    struct ss_handle *handle = core_of(self)->handle;
+    struct ss_handle *handle = open_handle(core_of(self));
     int64_t result = -EAGAIN;
 
     if (object != NULL)
@@ -442,7 +460,8 @@ static PyObject *semaphore_enter(PyObject *self, PyObject *unused)
 static PyObject *semaphore_exit(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)arguments;
-    (void)count;
+    if (!exit_arguments(count))
+        return NULL;
     return nothing_of(semaphore_add(self, 1));
 }
 
@@ -450,7 +469,7 @@ static PyObject *semaphore_exit(PyObject *self, PyObject *const *arguments, Py_s
 
 static inline struct object *fast_event(PyObject *self)
 {
-    const struct ss_handle *handle = core_of(self)->handle;
+    const struct ss_handle *handle = open_handle(core_of(self));
 
     return handle == NULL ? NULL : fast_object(core_of(self), handle->kind);
 }
@@ -458,7 +477,7 @@ static inline struct object *fast_event(PyObject *self)
 static PyObject *event_set(PyObject *self, PyObject *unused)
 {
     struct object *object = fast_event(self);
-    struct ss_handle *handle = core_of(self)->handle;
+    struct ss_handle *handle = open_handle(core_of(self));
     int64_t result = -EAGAIN;
 
     (void)unused;
@@ -475,7 +494,7 @@ static PyObject *event_set(PyObject *self, PyObject *unused)
 static PyObject *event_clear(PyObject *self, PyObject *unused)
 {
     struct object *object = fast_event(self);
-    struct ss_handle *handle = core_of(self)->handle;
+    struct ss_handle *handle = open_handle(core_of(self));
     int64_t result = -EAGAIN;
 
     (void)unused;
@@ -492,7 +511,7 @@ static PyObject *event_clear(PyObject *self, PyObject *unused)
 static PyObject *event_is_set(PyObject *self, PyObject *unused)
 {
     struct object *object = fast_event(self);
-    struct ss_handle *handle = core_of(self)->handle;
+    struct ss_handle *handle = open_handle(core_of(self));
     struct ss_state state;
     int result = -EBADF;
 
@@ -536,7 +555,7 @@ static PyTypeObject *core_type;
 /* The C handle of a member of a wait, or NULL: calls.refuse knows why. */
 static struct ss_handle *member_of(PyObject *handle)
 {
-    return PyObject_TypeCheck(handle, core_type) ? core_of(handle)->handle : NULL;
+    return PyObject_TypeCheck(handle, core_type) ? open_handle(core_of(handle)) : NULL;
 }
 
 static bool fill_in(struct ss_wait *wait, PyObject *handles, Py_ssize_t count)
@@ -548,7 +567,7 @@ static bool fill_in(struct ss_wait *wait, PyObject *handles, Py_ssize_t count)
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *handle = PyTuple_GetItem(handles, i);
 
-        wait->handles[i] = Py_TYPE(handle) == known ? core_of(handle)->handle : member_of(handle);
+        wait->handles[i] = Py_TYPE(handle) == known ? open_handle(core_of(handle)) : member_of(handle);
         if (wait->handles[i] == NULL)
             return false;
         known = Py_TYPE(handle);
@@ -597,7 +616,7 @@ static PyObject *request_wait(PyObject *self, PyObject *const *arguments, Py_ssi
     describe(wait, (uint32_t)handles, arguments[2] == Py_True, deadline_ns);
     if (!fill_in(wait, arguments[0], handles) || !fill_in_one(&wait->alert, arguments[3]) ||
         !fill_in_one(&wait->signal, arguments[4]))
-        return refuse(arguments[0], arguments[2], arguments[3], -EINVAL);
+        return refuse(arguments[0], arguments[2], arguments[3], -EBADF);
     rc = perform(wait);
     if (rc == -EINTR)
         return NULL;
@@ -624,6 +643,13 @@ static PyObject *request_abandoned(PyObject *self, void *unused)
 
 /* ---- the types ---- */
 
+static PyObject *mark_closed(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    core_of(self)->closed = 1;
+    Py_RETURN_NONE;
+}
+
 /* The second half of each text is that of the method in calls.py, put there when the module is loaded. */
 #define SIGNATURE(name, arguments) name "($self" arguments ")\n--\n\n"
 
@@ -634,7 +660,7 @@ static PyMethodDef mutex_methods[] = {
      SIGNATURE("acquire", ", /, blocking=True, timeout=None")},
     {"release", mutex_release, METH_NOARGS, SIGNATURE("release", "")},
     {"__enter__", mutex_enter, METH_NOARGS, SIGNATURE("__enter__", "")},
-    {"__exit__", FAST(mutex_exit), METH_FASTCALL, SIGNATURE("__exit__", ", /, *exception")},
+    {"__exit__", FAST(mutex_exit), METH_FASTCALL, SIGNATURE("__exit__", ", exc_type, exc, traceback, /")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -643,7 +669,7 @@ static PyMethodDef semaphore_methods[] = {
      SIGNATURE("acquire", ", /, blocking=True, timeout=None")},
     {"release", FAST(semaphore_release), METH_FASTCALL | METH_KEYWORDS, SIGNATURE("release", ", /, n=1")},
     {"__enter__", semaphore_enter, METH_NOARGS, SIGNATURE("__enter__", "")},
-    {"__exit__", FAST(semaphore_exit), METH_FASTCALL, SIGNATURE("__exit__", ", /, *exception")},
+    {"__exit__", FAST(semaphore_exit), METH_FASTCALL, SIGNATURE("__exit__", ", exc_type, exc, traceback, /")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -663,7 +689,7 @@ static PyMethodDef request_methods[] = {
 
 static PyMemberDef core_members[] = {
     {"_address", T_ULONGLONG, offsetof(struct core, handle), 0, NULL},
-    {"closed", T_BOOL, offsetof(struct core, closed), 0, NULL},
+    {"closed", T_BOOL, offsetof(struct core, closed), READONLY, "True once ``close`` was called."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -672,7 +698,12 @@ static PyGetSetDef request_attributes[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot core_slots[] = {{Py_tp_members, core_members}, {0, NULL}};
+static PyMethodDef core_methods[] = {
+    {"_mark_closed", mark_closed, METH_NOARGS, SIGNATURE("_mark_closed", "") "From here on nobody uses the handle."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot core_slots[] = {{Py_tp_members, core_members}, {Py_tp_methods, core_methods}, {0, NULL}};
 static PyType_Slot request_slots[] = {
     {Py_tp_methods, request_methods},
     {Py_tp_getset, request_attributes},
@@ -784,7 +815,7 @@ static int find_table(PyObject *calls)
             PyErr_SetString(PyExc_ImportError, "shmsync._fast and shmsync._native are of two builds");
         return -1;
     }
-    registrations_ended = table->registrations_ended;
+    ended_so_far = table->registrations_ended;
     return 0;
 }
 

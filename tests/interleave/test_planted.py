@@ -128,7 +128,7 @@ PLANTED = {
         "bargers",
         0,
         """\
-        store32_release(&object->bargers, 1); /* before the look: a release after it wakes us */
+        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release after it wakes us */
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;
@@ -137,7 +137,7 @@ PLANTED = {
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;
-        store32_release(&object->bargers, 1);
+        (void)swap32_acq_rel(&object->bargers, 1);
 """,
     ),
     "wait-any served before wait-all": fault(
