@@ -1156,7 +1156,7 @@ static int barge(struct wait *wait)
         *wait->barges_until_ns = clock_now_ns() + BARGE_NS;
     until_ns = *wait->barges_until_ns < wait->deadline_ns ? *wait->barges_until_ns : wait->deadline_ns;
     do {
-        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release after it wakes us */
+        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release then wakes us */
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;

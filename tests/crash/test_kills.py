@@ -41,7 +41,7 @@ PHASES = (
 )
 PHASE = {name: number for number, name in enumerate(PHASES)}
 #: Those where a victim is long enough that some kills land there, whatever the machine.
-LONG = {"attaching", "creating", "waiting", "leaving"}
+LONG = {"attaching", "creating", "waiting"}
 PR_SET_PDEATHSIG = 1
 #: Of the control block: the gate's word, with the bit that the kernel sets; the log's length.
 GATE = FIELDS["control", "gate"][0]

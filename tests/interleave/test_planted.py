@@ -128,7 +128,7 @@ PLANTED = {
         "bargers",
         0,
         """\
-        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release after it wakes us */
+        (void)swap32_acq_rel(&object->bargers, 1); /* before the look: a release then wakes us */
         rc = try_first(wait);
         if (rc != -EAGAIN)
             break;
