@@ -444,7 +444,7 @@ def test_nothing_sticks_out_at_any_width(
         dataclasses.replace(run, engine=engine)
         for engine in ("fsync", "another", "yet-another", "handoff")
         for run in runs
-        if run.engine == "fsync"
+        if run.engine == "fsync" and run.number % 3 == 0
     ]
     report.write(many, tmp_path / "samples.html")
     for page in (real_page, tmp_path / "samples.html"):
@@ -452,7 +452,8 @@ def test_nothing_sticks_out_at_any_width(
         for folded in (True, False):
             if not folded:
                 browser.execute_script("document.getElementById('all').click()")
-            for width in WIDTHS:
+            # Laying out all steps of all runs takes a browser many seconds.
+            for width in WIDTHS if folded else (min(WIDTHS), max(WIDTHS)):
                 browsers.resize(browser, width, 900)
                 measured = browser.execute_script(
                     "return [document.documentElement.scrollWidth, innerWidth]"
