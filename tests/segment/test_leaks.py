@@ -45,7 +45,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-ROUNDS = 3
+ROUNDS = 6
 
 
 def assert_steady(body: Callable[[], object], times: int) -> None:
@@ -55,6 +55,7 @@ def assert_steady(body: Callable[[], object], times: int) -> None:
     a leak grows in every round."""
 
     def repeat() -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        gc.collect()  # writes to every object once
         for _ in range(times // 10):  # caches and the heap get what they want
             body()
         before, grown = held(), []
