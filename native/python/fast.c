@@ -528,13 +528,15 @@ static PyObject *event_wait(PyObject *self, PyObject *const *arguments, Py_ssize
 {
     Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
     struct ss_wait request;
+    struct object *object;
     double seconds = INFINITY;
     int rc;
 
     if (count + named > 1 || (named == 1 && PyTuple_GetItem(names, 0) != timeout_name) ||
         (count + named == 1 && !plain_timeout(arguments[0], &seconds)))
         return by_python(event_calls, "wait", self, arguments, count, names);
-    rc = fast_event(self) == NULL ? -EAGAIN : try_take(fast_event(self), core_of(self)->handle->kind, 0);
+    object = fast_event(self);
+    rc = object == NULL ? -EAGAIN : try_take(object, core_of(self)->handle->kind, 0);
     if (rc == 0)
         Py_RETURN_TRUE;
     if (is_poll_that_failed(rc, seconds, SS_AUTO_EVENT))
