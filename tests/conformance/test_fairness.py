@@ -13,7 +13,6 @@ from shmsync import Acquired, Mutex, Namespace
 from shmsync.engine import Semantics
 
 from ..conftest import StartActors
-from ..support.peek import Peek
 from ..support.watchdog import eventually
 from .needs import needs
 
@@ -30,20 +29,6 @@ with Namespace(sys.argv[1], create=False) as ns:
     while not enough.is_set():
         with mutex:
             pass
-"""
-
-
-#: Waits for a mutex while signals come more often than a wait barges long.
-DISTURBED = """
-import signal, sys
-from shmsync import Namespace
-signal.signal(signal.SIGALRM, lambda *_: None)
-with Namespace(sys.argv[1], create=False) as ns:
-    mutex = ns.mutex("m")
-    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-    mutex.acquire()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    mutex.release()
 """
 
 
@@ -97,23 +82,6 @@ def test_who_waits_for_an_unfair_mutex_gets_it_from_those_who_never_stop(ns: Nam
         for _ in range(100):
             with mutex:
                 assert mutex.state().count == 1
-
-
-def test_who_is_interrupted_all_the_time_queues_for_an_unfair_mutex_too(
-    ns: Namespace, unfair: Mutex
-) -> None:
-    """A signal interrupts the wait, which is called again; its millisecond does not begin anew."""
-    with unfair:
-        process = subprocess.Popen([sys.executable, "-c", DISTURBED, ns.name])
-        eventually(lambda: waiters_of(ns) == 1 or process.poll() is not None, "the queue")
-        seen = process.poll()
-    assert (seen, process.wait()) == (None, 0)
-
-
-def waiters_of(ns: Namespace) -> int:
-    """How many threads say that they wait."""
-    with Peek(ns.name) as peek:
-        return len(list(peek.waiters()))
 
 
 def test_one_release_of_an_unfair_mutex_is_enough_for_all_who_wait(
