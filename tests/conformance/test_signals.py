@@ -206,3 +206,13 @@ def test_storm_of_signals_loses_no_token_and_takes_none_twice(
     assert waiting.actor.finish() > 0
     assert waiting.semaphore.state().count == 0
     assert (open_.is_set(), closed.is_set()) == (True, False)
+
+
+def test_storm_of_signals_leaves_no_mutex_owned_that_a_with_statement_did_not_enter(
+    waiting: Waiting,
+) -> None:
+    """There is no moment at which ``with`` has taken its mutex and would not give it back."""
+    waiting.mutex.release()
+    waiting.actor.call("on_signal", signal.SIGALRM, "raise if armed")
+    assert waiting.actor.call("enter_while_interrupted", "m", 2000) > 0
+    assert waiting.mutex.state().count == 0

@@ -10,6 +10,7 @@ standard input was closed, and goes away.
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -241,25 +242,43 @@ class Driver:
         """Makes a wait over and over, while a handler that raises interrupts it, until so many have
         succeeded. How many were interrupted."""
         handles = [self.handles[key] for key in keys]
-        # These must be plain Python functions: Python looks for signals when a call into C returns,
-        # and here it must not do that between the wait's return and the assignment below.
         waits: dict[str, Callable[[], object]] = {
             "acquire": handles[-1].acquire,
             "wait_any": lambda: shmsync.wait_any(handles),
             "wait_all": lambda: shmsync.wait_all(handles),
         }
-        wait = waits[how]
+        # An iterator that calls the wait: Python looks for signals when a call returns, and here it
+        # must not do that between the wait's return and the moment its result is in ``got``.
+        outcomes = itertools.starmap(waits[how], itertools.repeat(()))
         taken = interrupted = 0
         while taken < tokens:
-            got = None
+            got: list[object] = []
             try:
                 self.armed = True
-                got = wait()
+                got += itertools.islice(outcomes, 1)
                 self.armed = False
             except HandlerError:  # the handler has disarmed itself, so from here on nothing raises
                 interrupted += 1
-            taken += got is not None
+            taken += len(got)
         return interrupted
+
+    def do_enter_while_interrupted(self, key: str, times: int) -> int:
+        """Enters and leaves a handle as a context manager over and over, until SIGALRM, whose
+        handler raises, has interrupted that so often. How many blocks were entered."""
+        handle = self.handles[key]
+        entered = interrupted = 0
+        signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
+        while interrupted < times:
+            try:
+                self.armed = True
+                with handle:
+                    entered += 1
+                    time.monotonic()  # Python looks for signals when a call returns
+                    self.armed = False
+            except HandlerError:
+                interrupted += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return entered
 
     def do_count_up(self, key: str, path: str, times: int) -> None:
         """Adds 1 to the number in a shared file, ``times`` times, each time holding the mutex."""
