@@ -9,12 +9,25 @@ import os
 import subprocess
 import sys
 import sysconfig
+import threading
 
 import pytest
 
-from shmsync import ClosedError, Event, Mutex, Namespace, Semaphore, calls, fast, wait_any
+from shmsync import (
+    AbandonedMutexWarning,
+    Acquired,
+    ClosedError,
+    Event,
+    Mutex,
+    Namespace,
+    Semaphore,
+    calls,
+    fast,
+    wait_any,
+)
 
 from .conftest import unique_name
+from .support.watchdog import eventually
 
 CLASSES: dict[type, type] = {
     Mutex: calls.MutexCalls,
@@ -97,3 +110,39 @@ def test_exit_takes_what_a_with_gives_it(arguments: tuple[None, ...]) -> None:
                 lock.__exit__(*arguments)
         assert (mutex.state().count, semaphore.state().count) == (1, 1)
         mutex.release()
+
+
+@pytest.mark.skipif(fast.WHY_NOT is not None, reason="shmsync._fast is not in use")
+def test_enter_of_cpython_314_does_what_enter_does() -> None:
+    with Namespace(unique_name()) as ns:
+        mutex, semaphore = ns.mutex(), ns.semaphore(None, 1)
+        assert [fast.enter(mutex), fast.enter(semaphore)] == [Acquired.ACQUIRED] * 2
+        assert (mutex.state().count, semaphore.state().count) == (1, 0)
+        mutex.release()
+        leave_abandoned(mutex)
+        with pytest.warns(AbandonedMutexWarning) as caught:
+            assert fast.enter(mutex) is Acquired.ABANDONED
+        assert caught[0].filename == __file__, "it is about the one who enters"
+        mutex.release()
+        for handle in (ns.event(), object()):
+            with pytest.raises(TypeError):
+                fast.enter(handle)  # type: ignore[arg-type]
+        mutex.close()
+        with pytest.raises(ClosedError):
+            fast.enter(mutex)
+
+
+def leave_abandoned(mutex: Mutex) -> None:
+    """Has a thread end that owns it."""
+    thread = threading.Thread(target=mutex.acquire)
+    thread.start()
+    thread.join()
+    eventually(lambda: mutex.state().abandoned, "abandonment")
+
+
+def test_who_enters_an_abandoned_mutex_is_warned_where_the_with_statement_is() -> None:
+    with Namespace(unique_name()) as ns:
+        mutex = ns.mutex()
+        leave_abandoned(mutex)
+        with pytest.warns(AbandonedMutexWarning) as caught, mutex:
+            assert caught[0].filename == __file__

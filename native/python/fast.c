@@ -13,8 +13,9 @@
  *
  * SIGNALS. A call that slept looks for pending signals before it returns, and gives back what it took if a handler
  * raises. Between the return of a call and the caller's next instruction Python may run a handler too: what the call
- * took stays taken then, as with threading.Lock. A `with` has no such gap in CPython 3.11; and a Request remembers what
- * it took.
+ * took stays taken then, as with threading.Lock. A `with` has no such gap: up to CPython 3.13 it does not look for
+ * signals between __enter__ and its block, and from 3.14 on, where it does if __enter__ is in C, fast.py has one in
+ * Python, with an expression that is no call (`entering`, below). And a Request remembers what it took.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -364,25 +365,30 @@ static PyObject *mutex_release(PyObject *self, PyObject *unused)
 }
 
 /* An abandoned mutex is entered with a warning; if that is to be an error, it is given back as abandoned. */
-static PyObject *mutex_enter(PyObject *self, PyObject *unused)
+static PyObject *enter_mutex(PyObject *self, int stacklevel)
 {
     struct ss_wait request;
     PyObject *warned;
 
-    (void)unused;
     if (take_fast(self, SS_MUTEX) == 0)
         return result_of(acquired);
     if (wait_for(self, INFINITY, &request) < 0)
         return NULL;
     if (request.abandoned == 0)
         return result_of(acquired);
-    warned = PyObject_CallMethod(self, "_warn_abandoned", "i", 2);
+    warned = PyObject_CallMethod(self, "_warn_abandoned", "i", stacklevel);
     if (warned == NULL) {
         undo(&request);
         return NULL;
     }
     Py_DECREF(warned);
     return result_of(abandoned);
+}
+
+static PyObject *mutex_enter(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return enter_mutex(self, 2);
 }
 
 static PyObject *nothing_of(PyObject *result)
@@ -643,6 +649,22 @@ static PyObject *request_abandoned(PyObject *self, void *unused)
     return PyBool_FromLong(((struct request *)self)->wait.abandoned != 0);
 }
 
+/* ---- entering from Python ---- */
+
+/* entering[handle]: what handle.__enter__ does, as an expression that is no call, for an __enter__ in Python. */
+static PyObject *entering(PyObject *self, PyObject *handle)
+{
+    (void)self;
+    if (PyObject_TypeCheck(handle, core_type)) {
+        if (PyObject_TypeCheck(handle, (PyTypeObject *)mutex_calls))
+            return enter_mutex(handle, 3);
+        if (PyObject_TypeCheck(handle, (PyTypeObject *)semaphore_calls))
+            return acquire(handle, SS_SEMAPHORE, INFINITY);
+    }
+    PyErr_SetString(PyExc_TypeError, "nothing that can be entered");
+    return NULL;
+}
+
 /* ---- the types ---- */
 
 static PyObject *mark_closed(PyObject *self, PyObject *unused)
@@ -711,11 +733,13 @@ static PyType_Slot request_slots[] = {
     {Py_tp_getset, request_attributes},
     {0, NULL},
 };
+static PyType_Slot entering_slots[] = {{Py_mp_subscript, (void *)entering}, {0, NULL}};
 
 #define TYPE(name, size, flags, slots) {"shmsync._fast." name, (int)(size), 0, Py_TPFLAGS_DEFAULT | (flags), slots}
 
 static PyType_Spec core_spec = TYPE("Core", sizeof(struct core), Py_TPFLAGS_BASETYPE, core_slots);
 static PyType_Spec request_spec = TYPE("Request", sizeof(struct request), 0, request_slots);
+static PyType_Spec entering_spec = TYPE("Entering", sizeof(PyObject), 0, entering_slots);
 
 /* ---- methods of the handles' classes ---- */
 
@@ -792,12 +816,23 @@ static int find_methods(PyObject *calls)
     return 0;
 }
 
+/* Adds an object to the module, which takes it over. */
+static int add(PyObject *module, const char *name, PyObject *object)
+{
+    int rc = object == NULL ? -1 : PyModule_AddObjectRef(module, name, object);
+
+    Py_XDECREF(object);
+    return rc;
+}
+
 static int add_types(PyObject *module)
 {
-    PyObject *request = PyType_FromModuleAndSpec(module, &request_spec, NULL);
-    int rc = request == NULL ? -1 : PyModule_AddObjectRef(module, "Request", request);
+    PyObject *type = PyType_FromModuleAndSpec(module, &entering_spec, NULL);
+    int rc = type == NULL ? -1 : add(module, "entering", PyObject_CallNoArgs(type));
 
-    Py_XDECREF(request);
+    Py_XDECREF(type);
+    if (rc == 0)
+        rc = add(module, "Request", PyType_FromModuleAndSpec(module, &request_spec, NULL));
     if (rc == 0)
         core_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_spec, NULL); /* for good */
     return rc < 0 || core_type == NULL ? -1 : PyModule_AddObjectRef(module, "Core", (PyObject *)core_type);
