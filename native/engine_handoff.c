@@ -79,10 +79,11 @@
 #define SPIN_MIN_NS 3000u
 #define MISSES_MAX 16
 #define LOOKS_PER_CLOCK 8
-/* On one CPU a wait lets others run before it sleeps. If that takes longer than this, somebody has used his time up. */
+/* On one CPU a wait lets others run before it sleeps. If that takes longer than this, somebody has used his time up.
+ * What did not pay is not done again for so many times as long as it took, so that no more is lost than one part in
+ * so many. */
 #define GIVE_WAY_MAX_NS 50000u
-#define SKIPS_MIN 15u
-#define SKIPS_MAX 0xffffu
+#define LOSS_PART 32
 /* Waiters that one slow path wakes after the unlock; any more it wakes under the gate, which costs time only. */
 #define WAKES_MAX 256
 
@@ -1092,27 +1093,23 @@ static int spin(struct wait *wait)
     return rc;
 }
 
-/* On one CPU, whom we wait for does not run: we let him, which takes half as long as to sleep and be woken. Whether
- * that pays is tried now and then; ever more rarely if somebody else runs instead, for as long as he may. */
+/* On one CPU, whom we wait for does not run: we let him, which takes half as long as to sleep and be woken. It does not
+ * pay if it was for nothing, or if somebody else ran instead, for as long as he may. */
 static int give_way(struct wait *wait)
 {
     struct registration *self = wait->self;
-    uint64_t begin_ns, took_ns;
+    uint64_t begin_ns = clock_now_ns();
+    uint64_t took_ns;
     int rc = -EAGAIN;
 
-    if (self->skip > 0) {
-        self->skip--;
+    if (begin_ns < self->gives_way_from_ns)
         return rc;
-    }
-    begin_ns = clock_now_ns();
     cpu_give_way();
     took_ns = clock_now_ns() - begin_ns;
     if (!(load64_relaxed(&wait->objects[0]->word) & FLAGS))
         rc = try_first(wait);
-    if (took_ns > GIVE_WAY_MAX_NS)
-        self->skip = self->skips = 16 * self->skips < SKIPS_MAX ? 16 * self->skips : SKIPS_MAX;
-    else if (rc != 0)
-        self->skip = self->skips = SKIPS_MIN;
+    if (rc != 0 || took_ns > GIVE_WAY_MAX_NS)
+        self->gives_way_from_ns = begin_ns + LOSS_PART * took_ns;
     return rc;
 }
 
@@ -1126,7 +1123,6 @@ static int linger(struct wait *wait)
     if (self->cpus == 0) {
         self->cpus = cpus_allowed();
         self->spin_ns = SPIN_MIN_NS;
-        self->skip = self->skips = SKIPS_MIN;
     }
     return self->cpus > 1 ? spin(wait) : give_way(wait);
 }

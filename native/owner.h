@@ -30,8 +30,7 @@ struct registration {
     uint32_t cpus;    /* that the thread may run on; 0: not known yet */
     uint32_t spin_ns; /* how long to look, as it has paid so far */
     uint32_t misses;  /* how often in a row that was for nothing */
-    uint32_t skip;    /* on one CPU: how many waits from now on do not give way first */
-    uint32_t skips;   /* how many that were the last time */
+    uint64_t gives_way_from_ns; /* on one CPU: until then waits sleep at once */
 };
 
 /* The calling thread's registration, made if need be. 0; -EINTR; -EUSERS: no free slot; -EBADMSG. */
