@@ -760,11 +760,6 @@ static bool handoff_peek(const struct object *object, uint32_t kind, struct ss_s
     return word & CAPTURED;
 }
 
-static bool is_queued_at(const struct object *object)
-{
-    return load64_relaxed(&object->word) & QUEUED;
-}
-
 static int handoff_read(struct ss_namespace *ns, struct object *object, uint32_t kind, struct ss_state *state)
 {
     int rc;
