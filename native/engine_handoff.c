@@ -30,7 +30,8 @@
  *
  * THE DEAD own mutexes until somebody notices. NT's kernel abandons them at the death; here that is made good before
  * anything is decided that depends on it: a wait asks for the owners of its own mutexes, and a change, or a wait, for
- * those of the mutexes that anybody waits for together with the object.
+ * those of the mutexes that anybody waits for together with the object. (And no further: that
+ * a waiter of one of their other objects could go on, he finds out himself when he next looks.)
  *
  * PUBLISHING, after the commit and still under the gate: the result is exchanged into the word that the waiter sleeps
  * on. The wake normally comes after the gate is unlocked. A waiter never sees a result that could be undone. The word:
@@ -441,7 +442,7 @@ static void publish(struct slow *slow, uint32_t slot)
 
     if (result == 0)
         return;
-    found = cas32_acq_rel(&thread->word, pending, result); /* pairs with the load_acquire in sleep_until_served */
+    found = cas32_acq_rel(&thread->word, pending, result); /* pairs with the acquires in own_word and go_away */
     if (found == (pending | GONE))
         take_back(slow->ns, slot, result);
     else if (found == pending || found == result)
@@ -973,7 +974,8 @@ static int give_up(struct wait *wait, uint32_t number, int why)
         undo_commit(wait->ns);
     }
     finish(&slow);
-    why = rc < 0 ? rc : why;
+    if (rc < 0) /* it may still be queued */
+        return go_away(wait, number, rc);
     rc = collect(wait, own_word(wait));
     return rc == -EAGAIN ? why : rc;
 }
@@ -1025,6 +1027,8 @@ static int abandon_before_look(struct slow *slow, struct wait *wait)
         rc = abandon_owned_by_dead(wait);
         for (uint32_t i = 0; i < wait->count && rc == 0; i++)
             rc = abandon_for_waiters(wait->ns, wait->objects[i]);
+        if (rc == 0 && wait->alert != NULL)
+            rc = abandon_for_waiters(wait->ns, wait->alert);
     } while (rc > 0);
     return rc;
 }

@@ -21,8 +21,9 @@ struct fast_table {
 };
 
 /* Two modules that do not agree on these were not built together. */
-#define FAST_BUILD                                                                         \
-    ((uint64_t)STEPS_ARE_TRACED << 63 ^ (uint64_t)SS_VERSION << 48 ^                       \
-     (uint64_t)sizeof(struct ss_namespace) << 32 ^ (uint64_t)sizeof(struct ss_handle) << 16 ^ sizeof(struct fast_table))
+#define FAST_MIX(build, part) ((build) * 1000003u + (uint64_t)(part))
+#define FAST_SEEN FAST_MIX(FAST_MIX((uint64_t)SS_VERSION, STEPS_ARE_TRACED), sizeof(struct fast_table))
+#define FAST_OWN FAST_MIX(FAST_MIX(FAST_SEEN, sizeof(struct ss_namespace)), sizeof(struct ss_handle))
+#define FAST_BUILD FAST_MIX(FAST_MIX(FAST_OWN, sizeof(struct ss_wait)), sizeof(struct object))
 
 #endif

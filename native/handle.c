@@ -137,14 +137,16 @@ void handles_after_fork(struct ss_namespace *ns)
     }
 }
 
-void handles_after_late_entry(struct ss_namespace *ns)
+void handles_after_late_entry(struct ss_namespace *ns, uint32_t process)
 {
     for (struct ss_handle *handle = ns->handles; handle != NULL; handle = handle->next) {
         const struct object *object = segment_object(ns, handle->index);
 
+        if (handle->lost) /* since an earlier entry */
+            continue;
         if (load32_relaxed(&object->kind) == handle->kind &&
             load32_relaxed(&object->generation) == handle->generation) {
-            directory_open(ns, ns->process, handle->index);
+            directory_open(ns, process, handle->index);
         } else {
             handle->lost = true;
             ns->open_counts[handle->index]--;

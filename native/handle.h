@@ -22,8 +22,8 @@ struct ss_handle {
     atomic_uint state;
 };
 
-/* The process has its slot now: opens what the handles refer to, as far as it is still there. Registry lock, gate. */
-void handles_after_late_entry(struct ss_namespace *ns);
+/* The process has that slot now: opens what the handles refer to, as far as it is still there. Registry lock, gate. */
+void handles_after_late_entry(struct ss_namespace *ns, uint32_t process);
 /* In a forked child: calls that other threads of the parent had in flight will never end here. Registry lock. */
 void handles_after_fork(struct ss_namespace *ns);
 

@@ -374,18 +374,19 @@ int owner_claim_process(struct ss_namespace *ns, int fd, uint32_t *slot)
     struct control *control = segment_control(ns);
     uint32_t fresh = segment_bounded(&control->processes_fresh, ns->geometry.threads);
 
-    for (*slot = 0; *slot < ns->geometry.threads; ++*slot) {
-        struct process_slot *process = segment_process(ns, *slot);
+    for (uint32_t i = 0; i < ns->geometry.threads; i++) {
+        struct process_slot *process = segment_process(ns, i);
 
-        if (*slot < fresh && load32_relaxed(&process->state) == SS_SLOT_USED)
+        if (i < fresh && load32_relaxed(&process->state) == SS_SLOT_USED)
             continue;
-        if (range_lock(fd, SS_LOCK_PROCESS + *slot, true, false) < 0)
+        if (range_lock(fd, SS_LOCK_PROCESS + i, true, false) < 0)
             continue; /* a process that has marked its slot free and is about to close its descriptor */
-        if (*slot >= fresh)
-            undo_write32(ns, &control->processes_fresh, *slot + 1);
+        if (i >= fresh)
+            undo_write32(ns, &control->processes_fresh, i + 1);
         undo_write32(ns, &process->state, SS_SLOT_USED);
         undo_write32(ns, &process->pid, 0);
         undo_commit(ns);
+        *slot = i;
         return 0;
     }
     return -EUSERS;

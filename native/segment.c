@@ -344,6 +344,7 @@ static struct ss_namespace *map(const struct ss_attach *request, int fd, const s
 /* Takes a process slot, and cleans up after the dead. */
 static int enter(struct ss_attach *request, struct ss_namespace *ns)
 {
+    uint32_t process;
     int rc = gate_lock(ns);
 
     if (rc < 0)
@@ -351,12 +352,14 @@ static int enter(struct ss_attach *request, struct ss_namespace *ns)
     ns->process = SS_NONE;
     owner_reap_threads(ns);
     owner_reap_processes(ns);
-    rc = owner_claim_process(ns, ns->fd, &ns->process);
-    if (rc == 0)
-        handles_after_late_entry(ns);
+    rc = owner_claim_process(ns, ns->fd, &process);
+    if (rc == 0) { /* other threads may use the namespace from here on: the handles come first (segment_check) */
+        handles_after_late_entry(ns, process);
+        atomic_store_explicit(&ns->process, process, memory_order_release);
+    }
     gate_unlock(ns);
     if (rc == 0)
-        owner_sign_process(ns, ns->process);
+        owner_sign_process(ns, process);
     return rc == -EUSERS ? refuse(request, -ENOSPC, SS_WHY_PROCESSES, 0) : rc;
 }
 

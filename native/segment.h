@@ -33,7 +33,7 @@ struct ss_namespace {
     bool persistent;              /* r/o after attach */
     char shm_name[256];           /* r/o after attach */
     int fd;                       /* holds bytes 1 and 64 + process; replaced in a forked child */
-    uint32_t process;             /* process slot; replaced in a forked child; SS_NONE: fork found none */
+    atomic_uint process;          /* process slot; replaced in a forked child; SS_NONE: fork found none */
     bool outside;                 /* forked into another pid namespace, where thread ids mean other threads */
     uint32_t attachments;         /* registry lock: namespaces and handles of this process */
     uint32_t *open_counts;        /* registry lock: handles of this process, by object */
@@ -125,7 +125,8 @@ static inline int segment_check(const struct ss_namespace *ns)
         return -ENOSYS;
     if (ns->deserted)
         return -ENOTRECOVERABLE;
-    return ns->process == SS_NONE ? -ECHILD : 0;
+    /* Pairs with the release in segment.c: enter. Who sees the slot sees which handles are lost. */
+    return atomic_load_explicit(&ns->process, memory_order_acquire) == SS_NONE ? -ECHILD : 0;
 }
 /* The mapping of the segment of that instance, or NULL if there is none any more. Registry lock held. */
 struct ss_namespace *segment_find(uint64_t instance);

@@ -24,6 +24,10 @@ elif os.environ.get("SHMSYNC_FAST") == "0":
     WHY_NOT = "SHMSYNC_FAST=0"
 else:
     try:
+        from shmsync import _fast, calls
+
+        if _fast.calls is not calls:  # CPython gives the first import's module to a second one
+            raise ImportError("shmsync._fast belongs to another import of shmsync")
         from shmsync._fast import Core, Request, entering
         from shmsync._fast import install as install_c
 

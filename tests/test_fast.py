@@ -146,3 +146,25 @@ def test_who_enters_an_abandoned_mutex_is_warned_where_the_with_statement_is() -
         leave_abandoned(mutex)
         with pytest.warns(AbandonedMutexWarning) as caught, mutex:
             assert caught[0].filename == __file__
+
+
+#: As a sub-interpreter does that shares the main one's extension modules.
+TWICE = """
+import sys
+import shmsync
+first = dict(sys.modules)
+for name in [name for name in sys.modules if name.partition(".")[0] == "shmsync"]:
+    del sys.modules[name]
+import shmsync
+from shmsync import fast
+with shmsync.Namespace(sys.argv[1]) as ns, ns.mutex() as acquired:
+    print(acquired is shmsync.Acquired.ACQUIRED, fast.WHY_NOT)
+"""
+
+
+@pytest.mark.skipif(fast.WHY_NOT is not None, reason="shmsync._fast is not in use")
+def test_a_second_import_goes_through_cffi() -> None:
+    command = [sys.executable, "-c", TWICE, unique_name()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "True shmsync._fast belongs to another import of shmsync\n"

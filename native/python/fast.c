@@ -73,7 +73,7 @@ static inline struct object *fast_object(struct core *core, uint32_t kind)
 {
     struct object *object = core->object != NULL ? core->object : find_object(core);
 
-    if (object == NULL || core->closed || core->handle->lost || segment_check(core->ns) < 0)
+    if (object == NULL || core->closed || segment_check(core->ns) < 0 || core->handle->lost)
         return NULL;
     return load32_relaxed(&object->kind) == kind && core->handle->kind == kind ? object : NULL;
 }
@@ -884,7 +884,7 @@ PyMODINIT_FUNC PyInit__fast(void)
 {
     PyObject *calls = PyImport_ImportModule("shmsync.calls");
     PyObject *module = calls == NULL ? NULL : PyModule_Create(&definition);
-    bool loaded = module != NULL && find_table(calls) == 0 && find_names(calls) == 0 && find_methods(calls) == 0 &&
+    bool loaded = module != NULL && PyModule_AddObjectRef(module, "calls", calls) == 0 && find_table(calls) == 0 && find_names(calls) == 0 && find_methods(calls) == 0 &&
                   add_types(module) == 0;
 
     Py_XDECREF(calls);

@@ -14,7 +14,7 @@ from shmsync.engine import Engine
 
 from ..support.checkers import check
 from ..support.watchdog import eventually
-from .helpers import Child, error_of, in_child, needs_root, python, segment
+from .helpers import Child, error_of, in_child, needs_root, python, segment, users_of
 
 # ---- /dev/shm ----
 
@@ -271,3 +271,55 @@ def test_a_child_for_which_there_is_no_process_slot_is_told_by_every_call() -> N
         assert tokens.acquire(timeout=0)
         assert event.set() is False
         check(small.name)
+
+
+def test_a_child_that_tries_again_while_all_slots_are_taken_is_nobodys_user_still() -> None:
+    with segment(capacity=4096, threads=1) as small:
+        event = small.event("event")
+
+        def try_again() -> list[str]:
+            calls: list[Callable[[], object]] = [
+                lambda: Namespace(small.name, create=False),
+                event.set,
+                event.is_set,
+                lambda: small.event("new"),
+                lambda: Namespace(small.name, create=False),
+            ]
+            kinds = [error_of(call)[0] for call in calls]
+            small.close()
+            return kinds
+
+        assert in_child(try_again) == ["CapacityError"] * 5
+        assert event.set() is False
+        check(small.name)
+        assert [found.name for found in inspect.snapshot(small.name).objects] == ["event"]
+
+
+def test_a_handle_whose_object_went_counts_no_more_however_often_forks_find_no_slot() -> None:
+    with segment(capacity=16, threads=2) as small, Child(attach) as other:
+        event = small.event("event")
+        assert other.ask(small.name) == small.engine
+
+        def child(link: Connection) -> None:
+            link.recv()  # the object is gone, its place is used again, and there is a slot
+            tokens = Namespace(small.name, create=False).open("tokens")
+            assert error_of(event.set)[0] == "NotFoundError"
+
+            def grandchild(link: Connection) -> int:
+                link.recv()  # there is a slot again
+                Namespace(small.name, create=False).open("tokens").close()
+                return users_of(tokens)
+
+            with Child(grandchild) as nobodys_user:
+                link.send("forked")
+                link.recv()
+                link.send(nobodys_user.ask())
+
+        with Child(child) as nobodys_user:
+            event.close()
+            tokens = small.semaphore("tokens")
+            other.kill()
+            assert nobodys_user.ask() == "forked"
+            assert tokens.slot == event.slot
+            small.close()
+            assert nobodys_user.ask() == 2
