@@ -7,6 +7,7 @@ comes back here for arguments that are not the usual ones; ``shmsync.fast`` says
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import threading
 import time
@@ -32,6 +33,9 @@ COUNT_MAX: Final = 2**31 - 1
 
 #: Deadlines are CLOCK_MONOTONIC nanoseconds; 0 polls, this one never comes.
 FOREVER: Final = 2**64 - 1
+
+#: For how many seconds a change is tried again before the exception of a signal handler ends it.
+PATIENCE: Final = 1.0
 
 #: The longest timeout, in seconds, as everywhere in Python.
 TIMEOUT_MAX: Final = threading.TIMEOUT_MAX
@@ -203,13 +207,28 @@ class Base:
     _requests: list[CData]
 
     def _call(self, function: Callable[..., int], *arguments: int) -> int:
-        """One C call on this object; returns the previous state."""
+        """One C call on this object; returns the previous state.
+
+        If a signal handler raises meanwhile, the call is tried again for a while: who calls
+        ``release`` and is interrupted does not expect to own the mutex still. A second exception
+        ends that.
+        """
         self._check_open()
-        while (result := function(self._pointer, *arguments)) == -errno.EINTR:
-            pass
-        if result < 0:
-            self._fail(result)
-        return result
+        # The calls are made by the iterator, and their results go straight into the list: so
+        # wherever an exception strikes, it is known whether the last call did what it should.
+        calls = itertools.starmap(function, itertools.repeat((self._pointer, *arguments)))
+        results = [_EINTR]
+        try:
+            while results[-1] == _EINTR:
+                results += itertools.islice(calls, 1)
+        except BaseException:
+            until = time.monotonic() + PATIENCE
+            while results[-1] == _EINTR and time.monotonic() < until:
+                results += itertools.islice(calls, 1)
+            raise
+        if results[-1] < 0:
+            self._fail(results[-1])
+        return results[-1]
 
     def _check_open(self) -> None:
         """A closed handle is not for C any more: if it is garbage, C may have freed its own."""

@@ -48,11 +48,13 @@ class WaitResult:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        failed: Exception | None = None
+        failed: BaseException | None = None
         for handle in reversed(self._taken):
             try:
                 handle._give_back()
-            except Exception as error:  # one that was released in the block keeps no other locked
+            except (
+                BaseException
+            ) as error:  # one that fails, or is interrupted, keeps no other locked
                 failed = failed or error
         if failed is not None:
             raise failed

@@ -331,15 +331,54 @@ static PyObject *previous(PyObject *self, int64_t result)
     return result < 0 ? fail(self, result) : PyLong_FromLongLong(result);
 }
 
+/* For how long a change is tried again before the exception of a signal handler ends it (calls.py has the same). */
+#define PATIENCE_NS (1000 * NS_PER_MS)
+
+/* An exception that a signal handler has raised during a change. */
+struct interruption {
+    PyObject *type, *value, *traceback; /* NULL: none yet */
+    uint64_t until_ns;                  /* until then the change is tried again */
+};
+
+/* After -EINTR: is the change to be tried again? An exception has to wait a while for it, since who calls release()
+ * and is interrupted does not expect to own the mutex still; a second exception ends that. */
+static bool tries_again(struct interruption *kept)
+{
+    if (PyErr_CheckSignals() == 0)
+        return kept->type == NULL || clock_now_ns() < kept->until_ns;
+    if (kept->type != NULL)
+        return false;
+    PyErr_Fetch(&kept->type, &kept->value, &kept->traceback);
+    kept->until_ns = clock_now_ns() + PATIENCE_NS;
+    return true;
+}
+
+/* After the last try: raises the exception that waited, unless there is a newer one. False: there is one. */
+static bool goes_on(struct interruption *kept)
+{
+    if (kept->type != NULL && !PyErr_Occurred())
+        PyErr_Restore(kept->type, kept->value, kept->traceback);
+    else if (kept->type != NULL) {
+        Py_DECREF(kept->type);
+        Py_XDECREF(kept->value);
+        Py_XDECREF(kept->traceback);
+    }
+    return !PyErr_Occurred();
+}
+
 /* A change by a function of the cffi module, as often as it takes. */
 #define CHANGE(result, call)                                                                                   \
     do {                                                                                                       \
-        Py_BEGIN_ALLOW_THREADS                                                                                 \
-        result = call;                                                                                         \
-        Py_END_ALLOW_THREADS                                                                                   \
-        if (result == -EINTR && PyErr_CheckSignals() < 0)                                                      \
+        struct interruption kept = {NULL, NULL, NULL, 0};                                                      \
+                                                                                                               \
+        do {                                                                                                   \
+            Py_BEGIN_ALLOW_THREADS                                                                             \
+            result = call;                                                                                     \
+            Py_END_ALLOW_THREADS                                                                               \
+        } while (result == -EINTR && tries_again(&kept));                                                      \
+        if (!goes_on(&kept))                                                                                   \
             return NULL;                                                                                       \
-    } while (result == -EINTR)
+    } while (0)
 
 static PyObject *mutex_release_slow(PyObject *self)
 {

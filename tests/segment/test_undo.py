@@ -13,7 +13,8 @@ import os
 import random
 import signal
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,7 +23,7 @@ from pathlib import Path
 import pytest
 
 import shmsync
-from shmsync import Namespace, NotFoundError, inspect
+from shmsync import Mutex, Namespace, NotFoundError, inspect
 
 from ..support.checkers import FIELDS, SIZES, Image, check, path_of, read
 from ..support.watchdog import eventually
@@ -338,6 +339,78 @@ def test_signals_reach_those_who_wait_for_a_holder_that_does_not_move() -> None:
         assert event.closed
         eventually(lambda: [o.name for o in namespace.objects()] == ["lock"], "the event is gone")
         check(namespace.name)
+
+
+@contextmanager
+def an_alarm(handler: Callable[[], None]) -> Iterator[None]:
+    """Soon a signal's handler calls the function, and raises."""
+
+    def alarm(_number: int, _frame: object) -> None:
+        handler()
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    bound = signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *bound)
+
+
+LEAVINGS: dict[str, Callable[[Mutex], object]] = {
+    "release": lambda mutex: mutex.release(),
+    "exit": lambda mutex: mutex.__exit__(None, None, None),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVINGS.values(), ids=LEAVINGS.keys())
+def test_a_release_that_is_interrupted_releases_when_the_holder_moves(
+    leave: Callable[[Mutex], object],
+) -> None:
+    """It needs the gate, since somebody waits for the mutex."""
+
+    def hold(link: Connection) -> None:
+        memory = Memory(link.recv())
+        memory.lock_gate()
+        link.send("held")
+        link.recv()
+        memory.unlock_gate()
+        link.recv()
+
+    with Child(hold) as child, segment() as namespace:
+        lock = namespace.mutex("lock", owned=True)
+        waiter = threading.Thread(target=lock.acquire)
+        waiter.start()
+        eventually(lambda: inspect.snapshot(namespace.name).objects[0].waiters == 1, "a waiter")
+        assert child.ask(namespace.name) == "held"
+        with an_alarm(child.say), pytest.raises(AlarmError):
+            leave(lock)
+        waiter.join()
+        eventually(lambda: lock.state().abandoned, "the end of the waiter, who owned it")
+
+
+def test_a_release_is_given_up_if_the_holder_does_not_move() -> None:
+    def hold(link: Connection) -> None:
+        memory = Memory(link.recv())
+        memory.lock_gate()
+        link.send("held")
+        link.recv()
+        memory.unlock_gate()
+        link.send("moved")
+        link.recv()
+
+    with Child(hold) as child, segment() as namespace:
+        lock = namespace.mutex("lock", owned=True)
+        waiter = threading.Thread(target=lock.acquire)
+        waiter.start()
+        eventually(lambda: inspect.snapshot(namespace.name).objects[0].waiters == 1, "a waiter")
+        assert child.ask(namespace.name) == "held"
+        with an_alarm(lambda: None), pytest.raises(AlarmError):
+            lock.release()
+        assert child.ask() == "moved"
+        assert lock.release() == 1
+        waiter.join()
 
 
 def test_a_holder_that_does_not_move_does_not_stop_a_process_from_ending() -> None:
