@@ -172,8 +172,8 @@ def test_one_system_call_for_a_sleep_and_one_for_a_wake(
     waker.communicate("go\n")
     sleeper.communicate()
     assert (waker.returncode, sleeper.returncode, tokens.state().count) == (0, 0, 0)
-    # A sleep of a second ends, to look whether somebody has died. On one CPU, whoever waits gives way
-    # before he sleeps, unless that was for nothing a moment ago.
+    # A sleep of a second ends, to look whether somebody has died. On one CPU, whoever waits gives
+    # way before he sleeps, unless that was for nothing a moment ago.
     slept = [each for each in between_marks(tmp_path / "sleeper") if each != "late"]
     assert slept in (["futex"], ["sched_yield", "futex"])
     assert between_marks(tmp_path / "waker") == ["futex"]
