@@ -923,8 +923,8 @@ PyMODINIT_FUNC PyInit__fast(void)
 {
     PyObject *calls = PyImport_ImportModule("shmsync.calls");
     PyObject *module = calls == NULL ? NULL : PyModule_Create(&definition);
-    bool loaded = module != NULL && PyModule_AddObjectRef(module, "calls", calls) == 0 && find_table(calls) == 0 && find_names(calls) == 0 && find_methods(calls) == 0 &&
-                  add_types(module) == 0;
+    bool loaded = module != NULL && PyModule_AddObjectRef(module, "calls", calls) == 0 && find_table(calls) == 0 &&
+                  find_names(calls) == 0 && find_methods(calls) == 0 && add_types(module) == 0;
 
     Py_XDECREF(calls);
     if (loaded)
