@@ -358,6 +358,30 @@ def an_alarm(handler: Callable[[], None]) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *bound)
 
 
+def hold_until_told(link: Connection) -> None:
+    """Holds the gate until the next message, and lives on."""
+    memory = Memory(link.recv())
+    memory.lock_gate()
+    link.send("held")
+    link.recv()
+    memory.unlock_gate()
+    link.send("moved")
+    link.recv()
+
+
+@contextmanager
+def a_holder_and_a_waiter() -> Iterator[tuple[Child, Mutex, threading.Thread]]:
+    """A mutex of the calling thread's, whose release needs the gate since a thread waits for it;
+    and the child that holds the gate."""
+    with Child(hold_until_told) as child, segment() as namespace:
+        lock = namespace.mutex("lock", owned=True)
+        waiter = threading.Thread(target=lock.acquire)
+        waiter.start()
+        eventually(lambda: inspect.snapshot(namespace.name).objects[0].waiters == 1, "a waiter")
+        assert child.ask(namespace.name) == "held"
+        yield child, lock, waiter
+
+
 LEAVINGS: dict[str, Callable[[Mutex], object]] = {
     "release": lambda mutex: mutex.release(),
     "exit": lambda mutex: mutex.__exit__(None, None, None),
@@ -368,22 +392,7 @@ LEAVINGS: dict[str, Callable[[Mutex], object]] = {
 def test_a_release_that_is_interrupted_releases_when_the_holder_moves(
     leave: Callable[[Mutex], object],
 ) -> None:
-    """It needs the gate, since somebody waits for the mutex."""
-
-    def hold(link: Connection) -> None:
-        memory = Memory(link.recv())
-        memory.lock_gate()
-        link.send("held")
-        link.recv()
-        memory.unlock_gate()
-        link.recv()
-
-    with Child(hold) as child, segment() as namespace:
-        lock = namespace.mutex("lock", owned=True)
-        waiter = threading.Thread(target=lock.acquire)
-        waiter.start()
-        eventually(lambda: inspect.snapshot(namespace.name).objects[0].waiters == 1, "a waiter")
-        assert child.ask(namespace.name) == "held"
+    with a_holder_and_a_waiter() as (child, lock, waiter):
         with an_alarm(child.say), pytest.raises(AlarmError):
             leave(lock)
         waiter.join()
@@ -391,21 +400,7 @@ def test_a_release_that_is_interrupted_releases_when_the_holder_moves(
 
 
 def test_a_release_is_given_up_if_the_holder_does_not_move() -> None:
-    def hold(link: Connection) -> None:
-        memory = Memory(link.recv())
-        memory.lock_gate()
-        link.send("held")
-        link.recv()
-        memory.unlock_gate()
-        link.send("moved")
-        link.recv()
-
-    with Child(hold) as child, segment() as namespace:
-        lock = namespace.mutex("lock", owned=True)
-        waiter = threading.Thread(target=lock.acquire)
-        waiter.start()
-        eventually(lambda: inspect.snapshot(namespace.name).objects[0].waiters == 1, "a waiter")
-        assert child.ask(namespace.name) == "held"
+    with a_holder_and_a_waiter() as (child, lock, waiter):
         with an_alarm(lambda: None), pytest.raises(AlarmError):
             lock.release()
         assert child.ask() == "moved"
